@@ -1,0 +1,26 @@
+"""Separable neural networks: approximation theory, neural tangent kernel, preconditioned gradient descent.
+
+A compact companion library to the paper of that title (ICLR 2026): one module for each concept. Every public docstring
+names the equation, theorem or section that it belongs to.
+"""
+
+from seplib import activations, claims, ntk, preconditioning, targets, tensorops
+from seplib.factors import FactorMLP, FourierFeatures
+from seplib.preconditioning import SepPGD
+from seplib.separable import CP, MLP
+from seplib.training import fit
+
+__all__ = [
+    "CP",
+    "MLP",
+    "FactorMLP",
+    "FourierFeatures",
+    "SepPGD",
+    "activations",
+    "claims",
+    "fit",
+    "ntk",
+    "preconditioning",
+    "targets",
+    "tensorops",
+]

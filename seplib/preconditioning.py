@@ -1,0 +1,195 @@
+"""Separable preconditioned gradient descent (Sec. 4, Definition 1, Sec. A.1.4)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from seplib import ntk, tensorops
+from seplib.separable import CP, check_axes
+
+MODULATIONS = ("flat", "sqrt")
+
+
+@dataclass
+class Preconditioner:
+    """Factor preconditioner ``S = I - V diag(1 - g/lambda) V^T`` of Sec. 4, kept as a rank-k update.
+
+    Attributes:
+        vectors: ``(E, n, k)``, the top k eigenvectors V.
+        damping: ``(E, k)``, the numbers ``1 - g(lambda_i)/lambda_i``.
+    """
+
+    vectors: Tensor
+    damping: Tensor
+
+    def correction(self, tensor: Tensor, mode: int) -> Tensor:
+        """The part that S takes away, ``T x_d (V diag(1 - g/lambda) V^T)`` (Sec. 4). Cost: ``4 k N``."""
+        inner = tensorops.mode_product(tensor, self.vectors.mT, mode)
+        return tensorops.mode_product(inner, self.vectors * self.damping[:, None], mode)
+
+    def apply(self, tensor: Tensor, mode: int) -> Tensor:
+        """``T x_d S`` of Definition 1, never forming S.
+
+        Args:
+            tensor: ``(E, n_1, ..., n_D)``.
+            mode: 0 to D - 1; that mode has the kernel's size n.
+
+        Returns:
+            A tensor of the same shape. Cost: ``4 k N`` for N entries, against ``2 n N`` for the dense matrix.
+        """
+        return tensor - self.correction(tensor, mode)
+
+    def dense(self) -> Float[Tensor, "E n n"]:
+        """S as a matrix, for inspection (Sec. 4)."""
+        identity = torch.eye(self.vectors.shape[1], dtype=self.vectors.dtype, device=self.vectors.device)
+        return identity - (self.vectors * self.damping[:, None]) @ self.vectors.mT
+
+
+@torch.no_grad()
+def modulate(K: Tensor, k: int, g: str = "flat") -> Preconditioner:
+    """Preconditioner that flattens the top of a kernel's spectrum, ``S_d`` of Sec. 4 with ``g_1`` or ``g_2`` of A.1.4.
+
+    The eigenvalues of ``K S`` are ``g(lambda_i)`` for i <= k and ``lambda_i`` behind. Eigenvalues below the rounding
+    error of the largest carry no information and could turn the sign of S; they are raised to that level.
+
+    Args:
+        K: ``(E, n, n)`` symmetric positive semi-definite kernels.
+        k: number of modulated eigenvalues, 1 to n.
+        g: ``"flat"`` for g_1 (lambda_i becomes lambda_k), ``"sqrt"`` for g_2 (lambda_i becomes its square root).
+
+    Returns:
+        The preconditioner. Cost: one symmetric eigendecomposition a copy, ``O(n^3)``.
+
+    Raises:
+        ValueError: k out of range, an unknown modulation, K not square or not symmetric.
+
+    >>> S = modulate(torch.diag(torch.tensor([8., 4., 1.]))[None], k=2)
+    >>> S.dense()[0].diagonal()
+    tensor([0.5000, 1.0000, 1.0000])
+    """
+    if K.ndim != 3 or K.shape[1] != K.shape[2]:
+        raise ValueError(f"a kernel must have shape (E, n, n), got {tuple(K.shape)}")
+    n = K.shape[-1]
+    if not 1 <= k <= n:
+        raise ValueError(f"k must be between 1 and the kernel's size n = {n}, got {k}")
+    if g not in MODULATIONS:
+        raise ValueError(f"modulation g must be one of {', '.join(MODULATIONS)}, got {g!r}")
+    if not K.is_meta:  # a meta tensor has no values to look at
+        _check_symmetric(K)
+    values, vectors = torch.linalg.eigh(K)
+    values, vectors = values[:, -k:].flip(-1), vectors[:, :, -k:].flip(-1)
+    values = values.clamp_min(torch.finfo(K.dtype).eps * values[:, :1])
+    target = values[:, -1:] if g == "flat" else values.sqrt()
+    return Preconditioner(vectors.contiguous(), 1 - target / values)
+
+
+def _check_symmetric(K: Tensor) -> None:
+    if not torch.isfinite(K).all():
+        raise ValueError("the kernel holds NaN or infinite values")
+    gap, size = (K - K.mT).abs().max(), K.abs().max()
+    if gap > 1e3 * torch.finfo(K.dtype).eps * size:
+        raise ValueError(
+            f"the kernel must be symmetric, but K and its transpose differ by {gap:.3g} (largest entry {size:.3g})"
+        )
+
+
+def kronecker_sum(residual: Tensor, preconditioners: Sequence[Preconditioner]) -> Tensor:
+    """Preconditioned residual ``sum_d R x_d S_d`` of Eq. (8), the ``S~ r`` of Lemma 2.
+
+    Args:
+        residual: ``(E, n_1, ..., n_D)``.
+        preconditioners: one for each mode.
+
+    Returns:
+        A tensor of the same shape. Cost: ``4 k D N`` for N entries.
+
+    Raises:
+        ValueError: not one preconditioner a mode.
+    """
+    modes = residual.ndim - 1
+    if len(preconditioners) != modes:
+        raise ValueError(f"a residual with {modes} modes takes {modes} preconditioners, got {len(preconditioners)}")
+    total = modes * residual
+    for mode, preconditioner in enumerate(preconditioners):
+        total -= preconditioner.correction(residual, mode)
+    return total
+
+
+def cotangents(
+    factors: Sequence[Tensor], residual: Tensor, preconditioners: Sequence[Preconditioner]
+) -> list[Float[Tensor, "E n R"]]:
+    """Mode-d preconditioners ``M_d`` of Eq. (8), transposed: what each factor network receives backward.
+
+    Eq. (8) is written for the factors as they are: multiply by the model's scale for the gradient of a network with the
+    factor 1/sqrt(R) in front.
+
+    Args:
+        factors: D factor matrices ``(E, n_d, R)``.
+        residual: ``(E, n_1, ..., n_D)``, prediction minus target.
+        preconditioners: D factor preconditioners.
+
+    Returns:
+        D tensors ``(E, n_d, R)``. Cost: ``(4 R + 4 k D) N`` for N grid points.
+
+    >>> F = [torch.ones(1, 2, 3), torch.ones(1, 4, 3)]
+    >>> S = [modulate(torch.eye(n)[None], k=1) for n in (2, 4)]
+    >>> [M[0, 0, 0].item() for M in cotangents(F, torch.ones(1, 2, 4), S)]
+    [8.0, 4.0]
+    """
+    return tensorops.mttkrp(kronecker_sum(residual, preconditioners), factors)
+
+
+class SepPGD:
+    """Separable preconditioned gradient descent on a grid, any D >= 2 (Definition 1).
+
+    Called with a residual it returns ``sum_d R x_d S_d``; sent backward through ``model.grid(axes)`` that becomes Eq. (7),
+    since the CP product's backward is Eq. (8). Plug it into :func:`seplib.training.fit` with any optimizer.
+
+    Args:
+        model: the CP network whose factor kernels make the preconditioners.
+        axes: D tensors ``(n_d,)``, the training grid.
+        k: number of modulated eigenvalues of each factor kernel, 1 to the smallest n_d.
+        update_every: iterations between two computations of the preconditioners (Table 4).
+        g: ``"flat"`` or ``"sqrt"``, see :func:`modulate`.
+
+    Raises:
+        ValueError: wrong axes, k out of range, update_every below 1, an unknown modulation.
+        TypeError: the model is not a CP network.
+    """
+
+    def __init__(self, model: CP, axes: Sequence[Tensor], k: int = 70, update_every: int = 10, g: str = "flat"):
+        if not isinstance(model, CP):
+            raise TypeError(f"SepPGD preconditions a CP network, got {type(model).__name__}")
+        check_axes(axes, len(model.factors))
+        sizes = [x.numel() for x in axes]
+        if not 1 <= k <= min(sizes):
+            raise ValueError(f"k must be between 1 and the shortest axis, {min(sizes)} points, got {k}")
+        if update_every < 1:
+            raise ValueError(f"update_every must be at least 1, got {update_every}")
+        if g not in MODULATIONS:
+            raise ValueError(f"modulation g must be one of {', '.join(MODULATIONS)}, got {g!r}")
+        self.model, self.axes, self.k, self.update_every, self.g = model, axes, k, update_every, g
+        self.preconditioners: list[Preconditioner] = []
+
+    def update(self) -> None:
+        """Compute every S_d anew from the factors' pseudo-NTKs (Sec. 4). Cost: ``O(D (n^3 + n^2 W L + n W^2 L))``."""
+        kernels = (ntk.pseudo(f, x) for f, x in zip(self.model.factors, self.axes))
+        self.preconditioners = [modulate(K, self.k, self.g) for K in kernels]
+
+    def __call__(self, residual: Tensor, iteration: int) -> Tensor:
+        """Preconditioned residual ``sum_d R x_d S_d``, Eq. (8); updates the S_d every ``update_every`` iterations."""
+        if iteration % self.update_every == 0 or not self.preconditioners:
+            self.update()
+        return kronecker_sum(residual, self.preconditioners)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors that a checkpoint must hold to go on exactly (Definition 1)."""
+        return {"preconditioners": [(p.vectors, p.damping) for p in self.preconditioners]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Undo :meth:`state_dict`."""
+        self.preconditioners = [Preconditioner(*pair) for pair in state["preconditioners"]]

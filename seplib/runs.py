@@ -1,0 +1,105 @@
+"""Training runs that survive: cached under what determines them, resumed where they were cut (Sec. A.12).
+
+A run is a pure function of its settings, its data and the library's numerics. With ``$SEPLIB_CACHE`` set, each finished
+run is stored there under a hash of those; a run that was killed goes on from its last checkpoint. Without it nothing is
+stored, so that the ``smoke`` profile and the tests always compute.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import torch
+
+from seplib import claims
+from seplib.factors import FactorMLP
+from seplib.preconditioning import SepPGD
+from seplib.profiles import ImageSettings
+from seplib.separable import CP
+from seplib.training import History, fit
+
+# Version of the numbers, not of the code: raise it when a change makes any run end differently. tests/test_runs.py holds
+# a small golden run that notices a forgotten raise.
+NUMERICS = 1
+
+METHODS = ("SepNN", "SepPGD")
+
+
+@dataclass(frozen=True)
+class ImageRun:
+    """Result of fitting one image with one method (Figs. 3 and 7-9).
+
+    Attributes:
+        history: loss and seconds after each update.
+        image: ``(3, H, W)`` reconstruction after the last update, float32, not clipped to [0, 1].
+        psnr: dB over all channels after each update, computed from the unclipped output.
+        provenance: where and when the run was computed, which may be an earlier day than the notebook's.
+    """
+
+    history: History
+    image: np.ndarray
+    psnr: np.ndarray
+    provenance: dict[str, Any]
+
+
+def fit_image(target: torch.Tensor, method: str, settings: ImageSettings, seed: int, device: torch.device) -> ImageRun:
+    """Fit an RGB image channel by channel, the three channels in one batched pass (Sec. A.12).
+
+    Args:
+        target: ``(3, H, W)`` in [0, 1].
+        method: "SepNN" for plain gradients, "SepPGD" for Definition 1; both from the same initial weights.
+        settings: of the profile; its ``images``, ``size`` and ``seeds`` do not enter the run.
+        seed: of the initial weights.
+        device: where to compute.
+
+    Raises:
+        ValueError: an unknown method; whatever :func:`seplib.training.fit` and :class:`seplib.SepPGD` refuse.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    network = dict(rank=settings.rank, width=settings.width, depth=settings.depth, omega=settings.omega)
+    descent = dict(learning_rate=settings.learning_rate, iterations=settings.iterations)
+    modulation = dict(k=settings.k, update_every=settings.update_every) if method == "SepPGD" else None
+    location = os.environ.get("SEPLIB_CACHE")
+    memory = joblib.Memory(location, verbose=0)
+    run = memory.cache(_fit_image, ignore=["checkpoints"])
+    return run(
+        target.numpy(), network, descent, modulation, seed, device.type, NUMERICS,
+        checkpoints=Path(location) / "checkpoints" if location else None,
+    )  # fmt: skip
+
+
+# joblib drops a function's stored results when the function's own source changes, so this one only hands on.
+def _fit_image(target, network, descent, modulation, seed, device, numerics, checkpoints):
+    return _train_image(target, network, descent, modulation, seed, device, numerics, checkpoints)
+
+
+def _train_image(target, network, descent, modulation, seed, device, numerics, checkpoints) -> ImageRun:
+    values = torch.from_numpy(target).to(device)
+    generator = torch.Generator().manual_seed(seed)
+    model = CP([FactorMLP(**network, ensemble=len(values), generator=generator, device=device) for _ in range(2)])
+    axes = [torch.linspace(-1, 1, n, device=device) for n in values.shape[1:]]
+    optimizer = torch.optim.Adam(model.parameters(), lr=descent["learning_rate"], fused=True)
+    preconditioner = SepPGD(model, axes, **modulation) if modulation else None
+    checkpoint = None
+    if checkpoints is not None:
+        key = joblib.hash((target, network, descent, modulation, seed, device, numerics))
+        checkpoint = checkpoints / f"{key}.pt"
+    history = fit(
+        model,
+        axes,
+        values,
+        optimizer,
+        preconditioner,
+        iterations=descent["iterations"],
+        checkpoint=checkpoint,
+    )
+    with torch.no_grad():
+        result = model.grid(axes).cpu().numpy()
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
+    mse = 2 * np.array(history.loss).sum(1) / target.size
+    return ImageRun(history, result, -10 * np.log10(mse), claims.provenance(device))

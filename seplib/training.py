@@ -1,0 +1,203 @@
+"""The one training loop: any model, any torch optimizer, any preconditioner (Eqs. (6) and (7), Sec. A.12)."""
+
+import io
+import os
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+
+@dataclass(frozen=True)
+class State:
+    """What a callback sees after ``iteration`` updates (Sec. A.12).
+
+    Attributes:
+        iteration: number of updates made so far, 0 to ``iterations``.
+        prediction: model output on the grid, ``(E, n_1, ..., n_D)``.
+        residual: prediction minus target.
+        model: the network.
+        seconds: training time so far; the callbacks' own time is left out.
+    """
+
+    iteration: int
+    prediction: Tensor
+    residual: Tensor
+    model: torch.nn.Module
+    seconds: float
+
+
+@dataclass
+class History:
+    """Course of a training run (Fig. 7). Entry t of every list belongs to the weights after t updates.
+
+    Attributes:
+        loss: half the squared residual norm of Eq. (6), one list of E numbers an entry.
+        seconds: training time in seconds, callbacks left out.
+        metrics: what the callbacks returned, by name.
+    """
+
+    loss: list[list[float]] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    metrics: dict[str, list[float]] = field(default_factory=dict)
+
+
+Callback = Callable[[State], Mapping[str, float] | None]
+
+
+def fit(
+    model: torch.nn.Module,
+    axes: Sequence[Tensor],
+    target: Tensor,
+    optimizer: torch.optim.Optimizer | None = None,
+    preconditioner: Callable[[Tensor, int], Tensor] | None = None,
+    iterations: int = 1000,
+    callbacks: Sequence[Callback] = (),
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int = 100,
+) -> History:
+    """Fit a model to grid data, minimising the square loss of Eq. (6) by plain or preconditioned descent, Eq. (7).
+
+    Each iteration evaluates ``Z = model.grid(axes)``, forms the residual ``R = Z - Y`` and sends either R or the
+    preconditioner's answer to it backward through Z; the optimizer does the rest. With R itself that is the gradient of
+    ``||R||^2 / 2``. Copies along the ensemble axis do not interact, so one optimizer serves all of them as long as it
+    acts element by element (SGD, Adam).
+
+    Args:
+        model: a network with ``grid``; its parameters are changed in place.
+        axes: D tensors ``(n_d,)``.
+        target: ``(E, n_1, ..., n_D)`` or, for all copies the same, ``(n_1, ..., n_D)``.
+        optimizer: any torch optimizer over the model's parameters; Adam with lr 1e-4 (Sec. A.12) if None.
+        preconditioner: maps ``(residual, iteration)`` to the preconditioned residual, such as
+            :class:`seplib.SepPGD`; None for plain descent.
+        iterations: number of updates.
+        callbacks: called with a :class:`State` after 0, 1, ..., ``iterations`` updates; the numbers they return are
+            kept in the history.
+        checkpoint: file to resume from if it is there, and to save to. A run that was killed goes on from its last
+            checkpoint and ends with the same numbers.
+        checkpoint_every: updates between two saves.
+
+    Returns:
+        The history, ``iterations + 1`` entries long.
+
+    Raises:
+        ValueError: target and grid do not fit, the target is not finite, or there is nothing to do.
+        FloatingPointError: the loss became NaN or infinite.
+
+    >>> from seplib import CP, FactorMLP
+    >>> axes = [torch.linspace(-1, 1, 8)] * 2
+    >>> model = CP([FactorMLP(4, width=8, depth=2, generator=torch.Generator().manual_seed(d)) for d in range(2)])
+    >>> history = fit(model, axes, torch.ones(8, 8), torch.optim.Adam(model.parameters(), 1e-2), iterations=50)
+    >>> history.loss[-1] < history.loss[0]
+    True
+    """
+    if iterations < 1 or checkpoint_every < 1:
+        raise ValueError(f"iterations and checkpoint_every must be at least 1, got {iterations}, {checkpoint_every}")
+    if optimizer is None:
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+    target = _checked_target(axes, target)
+    history, start = History(), 0
+    if checkpoint is not None:
+        history, start = _resume(Path(checkpoint), model, optimizer, preconditioner)
+    elapsed = history.seconds[-1] if history.seconds else 0.0
+    # A resumed run has already recorded the entry of its first iteration.
+    for iteration in tqdm(range(start, iterations + 1), initial=start, total=iterations + 1, disable=None, leave=False):
+        began = time.perf_counter()
+        last = iteration == iterations
+        with torch.set_grad_enabled(not last):
+            prediction = model.grid(axes)
+        residual = prediction.detach() - target
+        if len(history.loss) == iteration:
+            loss = residual.flatten(1).square().sum(1) / 2
+            if not loss.is_meta:
+                _check_loss(loss, iteration)
+                history.loss.append(loss.tolist())
+            elapsed_now = elapsed + time.perf_counter() - began
+            history.seconds.append(elapsed_now)
+            state = State(iteration, prediction.detach(), residual, model, elapsed_now)
+            paused = time.perf_counter()
+            for callback in callbacks:
+                for name, value in (callback(state) or {}).items():
+                    history.metrics.setdefault(name, []).append(float(value))
+            began += time.perf_counter() - paused
+            if checkpoint is not None and not last and iteration > start and iteration % checkpoint_every == 0:
+                _save(Path(checkpoint), model, optimizer, preconditioner, history)
+        if last:
+            break
+        optimizer.zero_grad(set_to_none=True)
+        prediction.backward(residual if preconditioner is None else preconditioner(residual, iteration))
+        optimizer.step()
+        elapsed += time.perf_counter() - began
+    return history
+
+
+def _checked_target(axes: Sequence[Tensor], target: Tensor) -> Tensor:
+    sizes = tuple(x.numel() for x in axes)
+    if target.ndim == len(sizes):
+        target = target[None]
+    if tuple(target.shape[1:]) != sizes:
+        raise ValueError(f"the target must be (E, *{sizes}) for these axes, got {tuple(target.shape)}")
+    if not target.is_meta and not (finite := torch.isfinite(target)).all():
+        where = tuple((~finite).nonzero()[0].tolist())
+        raise ValueError(
+            f"the target must be finite, but {(~finite).sum()} of its values are not, the first at {where}"
+        )
+    return target
+
+
+def _check_loss(loss: Tensor, iteration: int) -> None:
+    if not torch.isfinite(loss).all():
+        raise FloatingPointError(f"training diverged: the loss is {loss.tolist()} after {iteration} updates")
+
+
+def _save(path: Path, model, optimizer, preconditioner, history: History) -> None:
+    state = {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "preconditioner": getattr(preconditioner, "state_dict", dict)(),
+        "history": vars(history),
+    }
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_atomic(path, buffer.getvalue())
+
+
+def _resume(path: Path, model, optimizer, preconditioner) -> tuple[History, int]:
+    if not path.exists():
+        return History(), 0
+    try:
+        # weights_only: tensors and plain containers are read, code is never run.
+        state: dict[str, Any] = torch.load(path, weights_only=True, map_location=next(model.parameters()).device)
+        history = History(**state["history"])
+        model.load_state_dict(state["model"])
+    except Exception as error:  # whatever a damaged file provokes, the run can start over
+        warnings.warn(f"checkpoint {path} is damaged ({type(error).__name__}); starting over", stacklevel=3)
+        return History(), 0
+    optimizer.load_state_dict(state["optimizer"])
+    if hasattr(preconditioner, "load_state_dict"):
+        preconditioner.load_state_dict(state["preconditioner"])
+    return history, len(history.loss) - 1
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file so that a reader sees the old or the new content, never half of it (checkpoints, Sec. A.12).
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
