@@ -306,7 +306,7 @@ def overview(root: Path, staged: Path) -> str:
 
 def schematic(root: Path, staged: Path) -> str:
     """The drawing of a separable network, inline so that it takes the page's colours."""
-    return (root / "book" / "static" / "schematic.svg").read_text()
+    return f'<figure class="schematic">\n{(root / "book" / "static" / "schematic.svg").read_text()}</figure>\n'
 
 
 # API and anchors ----------------------------------------------------------------------------------------------------

@@ -8,8 +8,9 @@ import re
 import string
 from collections import defaultdict
 
-import seplib
 from docutils import nodes
+
+import seplib
 
 _SHORT = {"theorem": "thm", "lemma": "lem", "corollary": "cor", "definition": "def"}
 
