@@ -1,0 +1,114 @@
+"""One plot style for every figure: dark lines on white, readable at a phone's width (Figs. 1-14)."""
+
+import io
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from IPython.display import Image
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+# Okabe and Ito's palette, distinguishable with every common colour vision deficiency. One colour a method, everywhere.
+COLOURS = {
+    "SepNN": "#0072B2",
+    "SepNN (SepPGD)": "#D55E00",
+    "SepPGD": "#D55E00",
+    "SepNN (MSK)": "#009E73",
+    "MSK": "#009E73",
+    "MLP": "#56606B",
+    "MLP (MSK)": "#CC79A7",
+    "IGA": "#E69F00",
+    "limit": "#111111",
+}
+
+
+def use_style() -> None:
+    """Switch matplotlib to the book's style, figures as SVG (Figs. 1-14). Call once in a notebook."""
+    plt.rcParams.update(
+        {
+            "figure.figsize": (7.0, 3.6),
+            "figure.facecolor": "white",
+            "figure.constrained_layout.use": True,
+            "font.size": 10,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "axes.titlesize": 10,
+            "grid.color": "#e3e6ea",
+            "grid.linewidth": 0.7,
+            "legend.frameon": False,
+            "lines.linewidth": 1.6,
+            "savefig.facecolor": "white",
+            "svg.fonttype": "path",
+            "svg.hashsalt": "seplib",
+        }
+    )
+    # A fixed date keeps two runs with the same numbers byte for byte equal.
+    set_matplotlib_formats("svg", metadata={"Date": None})
+
+
+def band(axes: Axes, x: Sequence[float], runs: np.ndarray, label: str, **style) -> None:
+    """Mean of several seeds as a line, their range as a band (Figs. 1, 2, 7).
+
+    Args:
+        axes: where to draw.
+        x: ``(T,)`` abscissae.
+        runs: ``(seeds, T)`` ordinates.
+        label: a method's name in :data:`COLOURS`, or any other label.
+        style: passed on to matplotlib's ``plot``.
+    """
+    runs = np.atleast_2d(runs)
+    (line,) = axes.plot(x, runs.mean(0), label=label, **{"color": COLOURS.get(label), **style})
+    if len(runs) > 1:
+        axes.fill_between(x, runs.min(0), runs.max(0), color=line.get_color(), alpha=0.2, linewidth=0)
+
+
+def comparison(
+    panels: dict[str, np.ndarray], zooms: Sequence[tuple[int, int]], side: int, width: float = 9.0
+) -> Figure:
+    """Images side by side, with magnified details below each (Figs. 3 and 8-12).
+
+    Args:
+        panels: title to image ``(3, H, W)`` with values in [0, 1]; values outside are clipped for display.
+        zooms: top left corners ``(row, column)`` of the details, in pixels.
+        side: side length of a detail in pixels.
+        width: of the figure in inches.
+
+    Raises:
+        ValueError: a detail reaches outside the image.
+    """
+    colours = plt.get_cmap("Set1").colors
+    height, across = next(iter(panels.values())).shape[1:]
+    if any(not (0 <= top <= height - side and 0 <= left <= across - side) for top, left in zooms):
+        raise ValueError(f"details of {side} pixels at {list(zooms)} reach outside the {height} x {across} image")
+    share = len(zooms)
+    figure = plt.figure(figsize=(width, width / len(panels) * (1 + 1 / share) + 0.25))
+    grid = figure.add_gridspec(2, len(panels) * share, height_ratios=[share, 1])
+    for column, (title, values) in enumerate(panels.items()):
+        pixels = np.clip(values, 0, 1).transpose(1, 2, 0)
+        main = figure.add_subplot(grid[0, column * share : (column + 1) * share])
+        main.imshow(pixels, interpolation="antialiased")
+        main.set_title(title)
+        parts = [main]
+        for index, (top, left) in enumerate(zooms):
+            box = dict(fill=False, edgecolor=colours[index], linewidth=1.5)
+            main.add_patch(plt.Rectangle((left - 0.5, top - 0.5), side, side, **box))
+            detail = figure.add_subplot(grid[1, column * share + index])
+            detail.imshow(pixels[top : top + side, left : left + side], interpolation="nearest")
+            for spine in detail.spines.values():
+                spine.set(visible=True, edgecolor=colours[index], linewidth=2)
+            parts.append(detail)
+        for part in parts:
+            part.set(xticks=[], yticks=[])
+            part.grid(False)
+    return figure
+
+
+def jpeg(figure: Figure, dpi: int = 130, quality: int = 88) -> Image:
+    """A figure of photographs as a compressed image to display, a tenth of the PNG's size (Figs. 3 and 8-12)."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="jpeg", dpi=dpi, pil_kwargs={"quality": quality, "optimize": True})
+    plt.close(figure)
+    return Image(buffer.getvalue(), format="jpeg")
