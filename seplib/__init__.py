@@ -7,15 +7,17 @@ names the equation, theorem or section that it belongs to.
 from seplib import activations, claims, ntk, preconditioning, targets, tensorops
 from seplib.factors import FactorMLP, FourierFeatures
 from seplib.preconditioning import SepPGD
-from seplib.separable import CP, MLP
+from seplib.separable import CP, MLP, TT, Tucker
 from seplib.training import fit
 
 __all__ = [
     "CP",
     "MLP",
+    "TT",
     "FactorMLP",
     "FourierFeatures",
     "SepPGD",
+    "Tucker",
     "activations",
     "claims",
     "fit",

@@ -28,7 +28,8 @@ def error_spectrum(prediction: Tensor, target: Tensor) -> tuple[Float[Tensor, " 
     """Energy of an image error by spatial frequency, radially summed (Sec. 5, spectral bias).
 
     Args:
-        prediction, target: ``(C, H, W)``.
+        prediction: ``(C, H, W)``.
+        target: ``(C, H, W)``.
 
     Returns:
         Frequencies in cycles a pixel (centres of rings up to the corner sqrt(1/2)) and the energy in each ring; the

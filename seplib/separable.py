@@ -4,6 +4,8 @@ Every model offers the same two verbs: ``grid(axes)`` evaluates on the Cartesian
 ``points(X)`` at scattered points.
 """
 
+import itertools
+import math
 from collections.abc import Sequence
 
 import torch
@@ -31,11 +33,7 @@ class CP(nn.Module):
 
     def __init__(self, factors: Sequence[FactorMLP], scale: str | None = "rank"):
         super().__init__()
-        if len(factors) < 2:
-            raise ValueError(f"a separable network needs at least 2 factors, got {len(factors)}")
-        if len({(f.ensemble, f.rank) for f in factors}) > 1:
-            pairs = [(f.ensemble, f.rank) for f in factors]
-            raise ValueError(f"the factors of a CP network share one ensemble size and one rank, got (E, R) = {pairs}")
+        _check_family(factors, [factors[0].rank] * len(factors) if factors else [], "one CP rank")
         if scale not in ("rank", None):
             raise ValueError(f'scale must be "rank" or None, got {scale!r}')
         self.factors = nn.ModuleList(factors)
@@ -71,6 +69,111 @@ class CP(nn.Module):
         for d, factor in enumerate(self.factors[1:], 1):
             product = product * factor(X[:, d])
         return self.scale * product.sum(-1)
+
+
+class TT(nn.Module):
+    """Tensor-train separable network, ``f(x) = G_1(x_1) G_2(x_2) ... G_D(x_D)`` with matrix-valued factors, Eq. (3).
+
+    Args:
+        factors: D >= 2 factor networks of one ensemble size; the d-th has ``R_{d-1} R_d`` outputs, read row by row as a
+            ``R_{d-1} x R_d`` matrix, with ``R_0 = R_D = 1``.
+        ranks: the inner ranks ``(R_1, ..., R_{D-1})``.
+
+    Raises:
+        ValueError: fewer than two factors, unequal ensembles, ranks that do not fit the factors.
+
+    >>> model = TT([FactorMLP(r, width=8, depth=2) for r in (2, 6, 3)], ranks=(2, 3))
+    >>> model.points(torch.zeros(5, 3)).shape
+    torch.Size([1, 5])
+    """
+
+    def __init__(self, factors: Sequence[FactorMLP], ranks: Sequence[int]):
+        super().__init__()
+        full = (1, *ranks, 1)
+        _check_family(factors, [a * b for a, b in itertools.pairwise(full)], f"TT ranks {tuple(ranks)}")
+        self.factors = nn.ModuleList(factors)
+        self.ranks = tuple(ranks)
+
+    def grid(self, axes: Sequence[Tensor]) -> Tensor:
+        """Values on the grid, ``(E, n_1, ..., n_D)``, contracted from left to right (Eq. (3)).
+
+        Raises:
+            ValueError: the number or shape of the axes is wrong.
+        """
+        check_axes(axes, len(self.factors))
+        cores = self._cores(axes)
+        product = cores[0][:, :, 0]
+        for core in cores[1:]:
+            product = torch.einsum("eNr,enrs->eNns", product, core).flatten(1, 2)
+        return product[..., 0].unflatten(1, [x.numel() for x in axes])
+
+    def points(self, X: Tensor) -> Float[Tensor, "E N"]:
+        """Values at scattered points, Eq. (3): ``(N, D)`` to ``(E, N)``.
+
+        Raises:
+            ValueError: ``X`` is not ``(N, D)``.
+        """
+        check_points(X, len(self.factors))
+        cores = self._cores(X.unbind(1))
+        product = cores[0]
+        for core in cores[1:]:
+            product = product @ core
+        return product[..., 0, 0]
+
+    def _cores(self, axes: Sequence[Tensor]) -> list[Float[Tensor, "E n r s"]]:
+        full = (1, *self.ranks, 1)
+        return [f(x).unflatten(-1, full[d : d + 2]) for d, (f, x) in enumerate(zip(self.factors, axes))]
+
+
+class Tucker(nn.Module):
+    """Tucker separable network, ``f(x) = C x_1 f_1(x_1) ... x_D f_D(x_D)`` with a trained core C, Eq. (3).
+
+    Args:
+        factors: D >= 2 factor networks of one ensemble size, the d-th with ``R_d`` outputs.
+        ranks: ``(R_1, ..., R_D)``.
+        generator: source of the core's initial values, N(0, 1/(R_1 ... R_D)); torch's default generator if None.
+
+    Raises:
+        ValueError: fewer than two factors, unequal ensembles, ranks that do not fit the factors.
+
+    >>> model = Tucker([FactorMLP(r, width=8, depth=2) for r in (2, 3)], ranks=(2, 3))
+    >>> model.grid([torch.zeros(4), torch.zeros(5)]).shape
+    torch.Size([1, 4, 5])
+    """
+
+    def __init__(self, factors: Sequence[FactorMLP], ranks: Sequence[int], generator: torch.Generator | None = None):
+        super().__init__()
+        _check_family(factors, list(ranks), f"Tucker ranks {tuple(ranks)}")
+        self.factors = nn.ModuleList(factors)
+        weight = factors[0].weights[0]
+        shape = (factors[0].ensemble, *ranks)
+        core = torch.randn(shape, dtype=torch.float64, generator=generator, device=generator and generator.device)
+        self.core = nn.Parameter((core / math.prod(ranks) ** 0.5).to(weight.device, weight.dtype))
+
+    def grid(self, axes: Sequence[Tensor]) -> Tensor:
+        """Values on the grid, ``(E, n_1, ..., n_D)``, one mode product after the other (Eq. (3)).
+
+        Raises:
+            ValueError: the number or shape of the axes is wrong.
+        """
+        check_axes(axes, len(self.factors))
+        product = self.core
+        for d, (factor, x) in enumerate(zip(self.factors, axes)):
+            product = tensorops.mode_product(product, factor(x), d)
+        return product
+
+    def points(self, X: Tensor) -> Float[Tensor, "E N"]:
+        """Values at scattered points, Eq. (3): ``(N, D)`` to ``(E, N)``.
+
+        Raises:
+            ValueError: ``X`` is not ``(N, D)``.
+        """
+        check_points(X, len(self.factors))
+        product = self.core[:, None]  # (E, 1, R_1, ..., R_D), the point axis second
+        for factor, x in zip(self.factors, X.unbind(1)):
+            rows = factor(x)
+            product = (product * rows.reshape(*rows.shape, *[1] * (product.ndim - 3))).sum(2)
+        return product
 
 
 class MLP(EnsembleMLP):
@@ -120,6 +223,15 @@ class _CPProduct(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, cotangent: Tensor) -> tuple[Tensor, ...]:
         return tuple(tensorops.mttkrp(cotangent, ctx.saved_tensors))
+
+
+def _check_family(factors: Sequence[FactorMLP], outputs: Sequence[int], wanted: str) -> None:
+    if len(factors) < 2:
+        raise ValueError(f"a separable network needs at least 2 factors, got {len(factors)}")
+    if len({f.ensemble for f in factors}) > 1:
+        raise ValueError(f"the factors share one ensemble size, got {[f.ensemble for f in factors]}")
+    if [f.rank for f in factors] != list(outputs):
+        raise ValueError(f"factors with {[f.rank for f in factors]} outputs do not fit {wanted}")
 
 
 def check_axes(axes: Sequence[Tensor], dims: int) -> None:

@@ -1,0 +1,183 @@
+"""One plot style for every figure: dark lines on white, readable at a phone's width (Figs. 1-14)."""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import matplotlib.pyplot as plt
+import numpy as np
+import PIL.Image
+import torch
+from IPython.display import Image
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+from seplib import metrics
+
+if TYPE_CHECKING:
+    from seplib.runs import ImageRun
+    from seplib.targets import ImageTarget
+
+# Okabe and Ito's palette, distinguishable with every common colour vision deficiency. One colour a method, everywhere.
+COLOURS = {
+    "SepNN": "#0072B2",
+    "SepNN (SepPGD)": "#D55E00",
+    "SepPGD": "#D55E00",
+    "SepNN (MSK)": "#009E73",
+    "MSK": "#009E73",
+    "MLP": "#56606B",
+    "MLP (MSK)": "#CC79A7",
+    "IGA": "#E69F00",
+    "limit": "#111111",
+}
+
+
+def use_style() -> None:
+    """Switch matplotlib to the book's style, figures as SVG (Figs. 1-14). Call once in a notebook."""
+    plt.rcParams.update(
+        {
+            "figure.figsize": (7.0, 3.6),
+            "figure.facecolor": "white",
+            "figure.constrained_layout.use": True,
+            "font.size": 10,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "axes.titlesize": 10,
+            "grid.color": "#e3e6ea",
+            "grid.linewidth": 0.7,
+            "legend.frameon": False,
+            "lines.linewidth": 1.6,
+            "savefig.facecolor": "white",
+            "svg.fonttype": "path",
+            "svg.hashsalt": "seplib",
+        }
+    )
+    # A fixed date keeps two runs with the same numbers byte for byte equal.
+    set_matplotlib_formats("svg", metadata={"Date": None})
+
+
+def band(axes: Axes, x: Sequence[float], runs: np.ndarray, label: str, **style) -> None:
+    """Mean of several seeds as a line, their range as a band (Figs. 1, 2, 7).
+
+    Args:
+        axes: where to draw.
+        x: ``(T,)`` abscissae.
+        runs: ``(seeds, T)`` ordinates.
+        label: a method's name in :data:`COLOURS`, or any other label.
+        style: passed on to matplotlib's ``plot``.
+    """
+    runs = np.atleast_2d(runs)
+    (line,) = axes.plot(x, runs.mean(0), label=label, **{"color": COLOURS.get(label), **style})
+    if len(runs) > 1:
+        axes.fill_between(x, runs.min(0), runs.max(0), color=line.get_color(), alpha=0.2, linewidth=0)
+
+
+def comparison(
+    panels: dict[str, np.ndarray], zooms: Sequence[tuple[int, int]], side: int, width: float = 9.0
+) -> Figure:
+    """Images side by side, with magnified details below each (Figs. 3 and 8-12).
+
+    Args:
+        panels: title to image ``(3, H, W)`` with values in [0, 1]; values outside are clipped for display.
+        zooms: top left corners ``(row, column)`` of the details, in pixels.
+        side: side length of a detail in pixels.
+        width: of the figure in inches.
+
+    Raises:
+        ValueError: a detail reaches outside the image.
+    """
+    colours = plt.get_cmap("Set1").colors
+    height, across = next(iter(panels.values())).shape[1:]
+    if any(not (0 <= top <= height - side and 0 <= left <= across - side) for top, left in zooms):
+        raise ValueError(f"details of {side} pixels at {list(zooms)} reach outside the {height} x {across} image")
+    share = len(zooms)
+    figure = plt.figure(figsize=(width, width / len(panels) * (1 + 1 / share) + 0.25))
+    grid = figure.add_gridspec(2, len(panels) * share, height_ratios=[share, 1])
+    for column, (title, values) in enumerate(panels.items()):
+        pixels = np.clip(values, 0, 1).transpose(1, 2, 0)
+        main = figure.add_subplot(grid[0, column * share : (column + 1) * share])
+        main.imshow(pixels, interpolation="antialiased")
+        main.set_title(title)
+        parts = [main]
+        for index, (top, left) in enumerate(zooms):
+            box = dict(fill=False, edgecolor=colours[index], linewidth=1.5)
+            main.add_patch(plt.Rectangle((left - 0.5, top - 0.5), side, side, **box))
+            detail = figure.add_subplot(grid[1, column * share + index])
+            detail.imshow(pixels[top : top + side, left : left + side], interpolation="nearest")
+            for spine in detail.spines.values():
+                spine.set(visible=True, edgecolor=colours[index], linewidth=2)
+            parts.append(detail)
+        for part in parts:
+            part.set(xticks=[], yticks=[])
+            part.grid(False)
+    plt.close(figure)  # the caller shows it; an open figure would be shown a second time
+    return figure
+
+
+def jpeg(figure: Figure, dpi: int = 130, quality: int = 88) -> Image:
+    """A figure of photographs as a compressed image to display, a tenth of the PNG's size (Figs. 3 and 8-12)."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="jpeg", dpi=dpi, pil_kwargs={"quality": quality, "optimize": True})
+    plt.close(figure)
+    return Image(buffer.getvalue(), format="jpeg")
+
+
+def convergence(study: Mapping[tuple[str, str], Sequence["ImageRun"]], names: Sequence[str]) -> Figure:
+    """PSNR over iterations (top) and over training time (bottom), one column an image (Fig. 7)."""
+    figure, grid = plt.subplots(2, len(names), figsize=(3.2 * len(names), 5.0), sharey="col", squeeze=False)
+    for column, name in zip(grid.T, names):
+        column[0].set_title(name)
+        for (image, method), runs in study.items():
+            if image == name:
+                psnr = np.stack([run.psnr for run in runs])
+                band(column[0], np.arange(psnr.shape[1]), psnr, method)
+                seconds = np.mean([run.history.seconds for run in runs], 0)
+                band(column[1], seconds, psnr, method)
+        column[0].set_xlabel("iteration")
+        column[1].set_xlabel("seconds")
+    for row in grid:
+        row[0].set_ylabel("PSNR in dB")
+    grid[0, 0].legend(loc="lower right")
+    plt.close(figure)  # the caller shows it; an open figure would be shown a second time
+    return figure
+
+
+def reconstructions(images: Sequence["ImageTarget"], study: Mapping[tuple[str, str], Sequence["ImageRun"]]) -> Image:
+    """Targets beside both reconstructions of the first seed, details magnified, one row an image (Figs. 3, 8, 9)."""
+    size = images[0].values.shape[-1]
+    side = size // 6
+    corners = [(size // 4, size // 3), (size // 2, size // 2)]
+    strips = []
+    for image in images:
+        panels = {image.name: image.values.numpy()}
+        for (name, method), runs in study.items():
+            if name == image.name:
+                panels[f"{method}, {runs[0].psnr[-1]:.2f} dB"] = runs[0].image
+        strips.append(PIL.Image.open(io.BytesIO(jpeg(comparison(panels, corners, side), quality=95).data)))
+    sheet = PIL.Image.new("RGB", (strips[0].width, sum(strip.height for strip in strips)), "white")
+    top = 0
+    for strip in strips:
+        sheet.paste(strip, (0, top))
+        top += strip.height
+    buffer = io.BytesIO()
+    sheet.save(buffer, "jpeg", quality=85, optimize=True)
+    return Image(buffer.getvalue(), format="jpeg")
+
+
+def error_spectra(images: Sequence["ImageTarget"], study: Mapping[tuple[str, str], Sequence["ImageRun"]]) -> Figure:
+    """Energy of the reconstruction error by spatial frequency, one panel an image (Fig. 3, spectral bias)."""
+    figure, row = plt.subplots(1, len(images), figsize=(3.2 * len(images), 2.9), sharey=True, squeeze=False)
+    for axes, image in zip(row[0], images):
+        mean = image.values.mean((1, 2), keepdim=True).expand_as(image.values)
+        axes.semilogy(*metrics.error_spectrum(mean, image.values), "--", color="#9aa3ad", label="image")
+        for (name, method), runs in study.items():
+            if name == image.name:
+                spectra = [metrics.error_spectrum(torch.from_numpy(run.image), image.values) for run in runs]
+                band(axes, spectra[0][0], np.stack([energy for _, energy in spectra]), method)
+        axes.set(title=image.name, xlabel="cycles a pixel")
+    row[0, 0].set_ylabel("energy of the error")
+    row[0, 0].legend()
+    plt.close(figure)  # the caller shows it; an open figure would be shown a second time
+    return figure
