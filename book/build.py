@@ -20,6 +20,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 import pages  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
+GLUED = "application/papermill.record/text/plain"
 SMOKE_BANNER = """:::{admonition} Smoke run
 :class: warning smoke-run
 This page shows a smoke run of this machine: small settings, to see that everything works. The paper-profile run hasn't been made;
@@ -81,6 +82,10 @@ def dressed(notebook: dict[str, Any], note: str) -> dict[str, Any]:
         tags = cell["metadata"].setdefault("tags", [])
         if "injected-parameters" in tags:
             tags.append("hide-input")
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            if GLUED in data:  # a glued numpy scalar prints its type, which no format understands
+                data[GLUED] = re.sub(r"^np\.\w+\((.*)\)$", r"\1", "".join(data[GLUED]))
     return notebook
 
 
@@ -121,9 +126,10 @@ def stage(root: Path, target: Path) -> None:
             raise Refused(f"results/{profile}/{name}.ipynb: {reason}") from None
         (target / "notebooks" / f"{name}.ipynb").write_text(json.dumps(notebook))
     for profile in ("paper", "smoke"):
-        for path in (root / "results" / profile).glob("**/*"):
-            if path.suffix in (".csv", ".json", ".jpg", ".png", ".svg"):
-                copy = target / "downloads" / profile / path.relative_to(root / "results" / profile)
+        results = root / "results" / profile
+        for path in [results / "claims.json", *(path for name in names for path in (results / name).glob("*.*"))]:
+            if path.exists():
+                copy = target / "downloads" / profile / path.relative_to(results)
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(path, copy)
     fill(root, target)
@@ -174,15 +180,15 @@ def replace(new: Path, old: Path) -> None:
     shutil.rmtree(retired, ignore_errors=True)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Build the book and print where it is."""
+def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
+    """Build the book and print where it is; the exit status is 1, after one line that says why, if it cannot be built."""
     parser = argparse.ArgumentParser(description="Build the book into _build/html.")
     parser.add_argument("--builder", choices=("html", "linkcheck"), default="html", help="linkcheck asks other hosts")
     builder = parser.parse_args(arguments).builder
-    build = ROOT / "_build"
+    build = root / "_build"
     build.mkdir(exist_ok=True)
     try:
-        stage(ROOT, build / "stage")
+        stage(root, build / "stage")
         render(build / "stage", builder, build / "book.log")
     except Refused as reason:
         print(f"book: {reason}", file=sys.stderr)

@@ -109,8 +109,10 @@ def _number(value: Any) -> str:
         return "–"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return html.escape(str(value))
-    if value == 0 or 1e-3 <= abs(value) < 1e5:
-        text = f"{value:.4g}"
+    if isinstance(value, int) or value == 0:
+        text = f"{value:g}"
+    elif 1e-3 <= abs(value) < 1e5:
+        text = f"{value:.3g}" if abs(value) < 1 else f"{value:#.4g}".rstrip(".")
     else:
         mantissa, exponent = f"{value:.2e}".split("e")
         text = f"{mantissa}·10<sup>{int(exponent)}</sup>"
@@ -151,8 +153,8 @@ def _links(root: Path, place: dict[str, Any], known: dict[str, Label]) -> str:
     links = []
     if place["chapter"]:
         links.append(reference(place["chapter"].split("#")[1], known))
-    if place["notebook"]:
-        name = place["notebook"]
+    name = place["notebook"]
+    if name and (root / "notebooks" / f"{name}.ipynb").exists():
         links.append(f"[{name}](notebooks/{name}.ipynb)")
     if place["cell"]:
         links.append(reference(place["cell"], known))
@@ -183,7 +185,7 @@ def scorecard(root: Path, staged: Path) -> str:
         rerun = badge(again) if again != "not run" else '<span class="verdict verdict-idle">not re-run</span>'
         criterion = f"<details><summary>criterion</summary>{html.escape(claim.criterion)}</details>"
         cells = [
-            f"(claim-{id})=\n`{id}` [{claim.where}]{{.where}}\n\n{html.escape(claim.claim)}\n\n{criterion}",
+            f"(claim-{id})=\n`{id}` [{claim.where}]{{.where}}\n\n{_plain(claim.claim)}\n\n{criterion}",
             numbers_table(entry) or '<span class="none">–</span>',
             _verdict_cell(entry),
             _links(root, place, known),
@@ -192,6 +194,11 @@ def scorecard(root: Path, staged: Path) -> str:
         row = "\n".join(f"  - {_indent(cell)}" for cell in cells)
         blocks[-1] += "\n* " + row[2:]
     return "\n:::::\n\n".join(blocks) + "\n:::::\n"
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown leaves as it is."""
+    return re.sub(r"([*_`\[\]$<>\\])", r"\\\1", text)
 
 
 def _indent(text: str) -> str:
