@@ -82,6 +82,7 @@ def dressed(notebook: dict[str, Any], note: str) -> dict[str, Any]:
         tags = cell["metadata"].setdefault("tags", [])
         if "injected-parameters" in tags:
             tags.append("hide-input")
+            cell["metadata"]["mystnb"] = {"code_prompt_show": "Parameters of this run"}
         for output in cell.get("outputs", []):
             data = output.get("data", {})
             if GLUED in data:  # a glued numpy scalar prints its type, which no format understands

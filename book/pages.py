@@ -303,10 +303,10 @@ def overview(root: Path, staged: Path) -> str:
     for profile in ("paper", "smoke"):
         if (root / "results" / profile / "image_representation" / "overview.jpg").exists():
             return (
-                f":::{{figure}} downloads/{profile}/image_representation/overview.jpg\n:class: overview\n"
-                ":alt: An image, its fit by plain gradient descent and its fit by separable preconditioned descent\n\n"
+                f":::{{div}} overview\n![An image, its fit by plain gradient descent and by separable preconditioned descent]"
+                f"(downloads/{profile}/image_representation/overview.jpg)\n\n"
                 "The same network after the same number of iterations: plain gradient descent against separable "
-                f"preconditioning ({profile} profile).\n:::"
+                f"preconditioning ({profile} profile).\n:::\n"
             )
     return ""
 

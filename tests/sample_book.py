@@ -2,8 +2,11 @@
 
 import base64
 import json
+import os
 import shutil
 from pathlib import Path
+
+import pytest
 
 from seplib import claims
 
@@ -94,7 +97,7 @@ def write_results(root: Path, profile: str, number: str) -> None:
         measured={"Plane SepNN": 25.43, "Plane SepPGD": 31.61},
         spread={"Plane SepNN": 0.08, "Plane SepPGD": 0.11},
     )
-    report.record("lem-2", cases={"all": True}, paper={"difference": 0}, measured={"difference": 3.1e-16})
+    report.record("lem-2", cases={"all": True}, paper={"difference": 0.0}, measured={"difference": 3.1e-16})
     report.record(
         "table-3",
         cases={"signs": False},
@@ -125,3 +128,12 @@ def make(root: Path, *, paper: bool, smoke: bool = True) -> Path:
     if paper:
         write_results(root, "paper", "6.125")
     return root
+
+
+def real_book() -> Path:
+    """The built book: ``$SEPLIB_BOOK``, else ``_build/html``. Missing, it is a failure on CI and a skip elsewhere."""
+    folder = Path(os.environ.get("SEPLIB_BOOK", ROOT / "_build" / "html"))
+    if not (folder / "index.html").exists():
+        say = pytest.fail if os.environ.get("CI") else pytest.skip
+        say(f"there is no built book in {folder}: run `make book`")
+    return folder

@@ -43,6 +43,17 @@ def number_equations(app, doctree):
         equations[label] = (app.env.docname, number)
 
 
+def keep_punctuation(app, doctree):
+    """Keep an inline formula and the punctuation behind it on one line; a browser would break between them."""
+    for formula in list(doctree.findall(nodes.math)):
+        following = formula.next_node(descend=False, siblings=True)
+        if not isinstance(following, nodes.Text) or not (mark := re.match(r"[,.;:!?)’]+", following)):
+            continue
+        parent, place = formula.parent, formula.parent.index(formula)
+        rest = nodes.Text(following[mark.end() :])
+        parent[place : place + 2] = [nodes.inline("", "", formula, nodes.Text(mark[0]), classes=["nobr"]), rest]
+
+
 def number_statements(app, env):
     """Give every theorem-like statement its number, after Sphinx has numbered all of them in its own way."""
     own = defaultdict(int)
@@ -100,12 +111,21 @@ def source_folder(app, pagename, templatename, context, doctree):
     context["doc_path"] = "" if pagename.startswith("notebooks/") else "book"
 
 
+def without_thebe(app, pagename, templatename, context, doctree):
+    """Leave out Thebe's scripts: nobody uses them here, and loaded twice, as they are, Chromium reports an error."""
+    context["script_files"] = [
+        script for script in context["script_files"] if "thebe" not in f"{script.filename} {script.attributes}".lower()
+    ]
+
+
 def setup(app):
     """Connect to Sphinx."""
     app.connect("doctree-read", number_equations)
+    app.connect("doctree-read", keep_punctuation)
     app.connect("env-get-updated", number_statements, priority=900)
     app.connect("autodoc-process-docstring", link_anchors, priority=900)
     app.connect("autodoc-process-docstring", plain_returns, priority=100)
     app.connect("missing-reference", resolve_reexport)
     app.connect("html-page-context", source_folder, priority=100)
+    app.connect("html-page-context", without_thebe, priority=900)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
