@@ -132,7 +132,8 @@ def survey(chromium, address, book):
             name = file.relative_to(book).as_posix()
             if theme == "dark" and name.startswith("_modules"):
                 continue
-            page, before = reader.open(f"{address}/{name}"), len(reader.faults)
+            before = len(reader.faults)
+            page = reader.open(f"{address}/{name}")
             seen[name, theme] = {
                 "wide": page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth"),
                 "formulas": page.locator("span.math, div.math").count(),
