@@ -309,6 +309,7 @@ def test_scorecard_shows_every_claim_with_verdict_and_evidence(sample):
     assert "<summary>7 numbers</summary>" in rows["table-3"]
     assert f"notebooks/{NAME}.html" in rows["fig-3-image"]
     assert "api.html#seplib.preconditioning.SepPGD" in rows["fig-3-image"]
+    assert ">cotangents<" in rows["lem-2"] and ">CP.grid<" in rows["a-1-1"]
     assert "https://github.com/seplib/seplib/blob/main/tests/test_seppgd.py" in rows["lem-2"]
 
 
