@@ -14,8 +14,8 @@ from seplib import dynamics, limits, ntk
 from seplib.ntk_runs import cached, network, square
 from seplib.profiles import NtkLimitsSettings
 
-# Largest weight matrix of an ensemble, in elements: what is drawn and held at a time.
-_BATCH = 1 << 24
+# Largest array of an ensemble, in elements: what is drawn and held at a time.
+_BATCH = 1 << 22
 
 
 def seed_differences(
@@ -58,7 +58,7 @@ def kernels(
 ) -> Iterator[Float[Tensor, "E N N"]]:
     """NTKs at points X of many independent networks, batch by batch (Corollary 1)."""
     generator = torch.Generator().manual_seed(seed)
-    batch = max(1, min(copies, _BATCH // (width * rank)))
+    batch = max(1, min(copies, _BATCH // (width * max(rank, len(X)))))
     for first in range(0, copies, batch):
         shape = dict(ensemble=min(batch, copies - first), dtype=X.dtype, device=X.device)
         model = network(width, rank, dims=X.shape[1], activation=activation, seed=generator, **shape)

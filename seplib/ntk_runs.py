@@ -93,7 +93,7 @@ def exactness(settings: NtkExactSettings, seed: int, device: torch.device) -> pd
 def _compare(name, model, dims, settings, generator, grid=False) -> dict[str, Any]:
     device = next(model.parameters()).device
     # Unequal numbers of points an axis, the more axes the fewer.
-    sizes = [2 + settings.points // (3 * dims) + d for d in range(dims)]
+    sizes = [int(settings.points ** (1 / dims)) + d for d in range(dims)]
     draw = [torch.rand(n, dtype=torch.float64, generator=generator).to(device) * 2 - 1 for n in sizes]
     if grid:
         X = torch.cartesian_prod(*draw)
