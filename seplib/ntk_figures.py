@@ -164,7 +164,7 @@ def spectra(found: Mapping[str, np.ndarray], left: Sequence[str], right: Sequenc
         for name, colour in zip(names, colours):
             values = np.maximum(found[name] / found[name][:, :1], 1e-14)
             style = dict(color=plotting.COLOURS.get(name, colour), linestyle="--" if name == "limit" else "-")
-            plotting.band(axes, np.arange(1, values.shape[1] + 1), values, name, **style)
+            plotting.band(axes, list(range(1, values.shape[1] + 1)), values, name, **style)
         axes.set(yscale="log", xlabel="index", ylim=(1e-13, 2))
         axes.legend()
     panels[0].set_ylabel("eigenvalue / largest")

@@ -85,7 +85,7 @@ def test_the_comparison_notices_a_wrong_mean_variance_or_law():
 
 def test_holms_correction():
     rng = np.random.default_rng(0)
-    a, b = rng.normal(size=(200, 6)), rng.normal(size=(200, 6)) + [0, 0.1, 0.2, 0.3, 0.4, 0.5]
+    a, b = rng.normal(size=(200, 6)), rng.normal(size=(200, 6)) + np.linspace(0, 0.5, 6)
     table = limit_runs.compare_random(LIMITS, a, b)
     p, corrected = table["p"].to_numpy(), table["p (Holm)"].to_numpy()
     for rank, index in enumerate(sorted(range(6), key=lambda i: p[i])):
@@ -143,9 +143,9 @@ def test_a_finished_sweep_is_read_from_the_cache(tmp_path, monkeypatch):
 
 
 def test_slopes_with_their_interval():
-    x = np.array([1, 2, 4, 8])
+    x = (1, 2, 4, 8)
     rng = np.random.default_rng(1)
-    runs = 3 * x**-0.5 * np.exp(0.1 * rng.normal(size=(10, 4)))
+    runs = 3 * np.power(x, -0.5) * np.exp(0.1 * rng.normal(size=(10, 4)))
     mean, low, high = metrics.slope(x, runs)
     slopes = [stats.linregress(np.log(x), np.log(run)).slope for run in runs]
     assert mean == pytest.approx(np.mean(slopes))
