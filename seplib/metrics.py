@@ -1,9 +1,12 @@
-"""Quality measures of Sec. 5: PSNR, SSIM, error spectra, IoU, relative L2 error."""
+"""Quality measures of Sec. 5: PSNR, SSIM, error spectra, IoU, relative L2 error; slopes over sizes."""
 
 import math
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from scipy import stats
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
@@ -72,3 +75,27 @@ def relative_l2(prediction: Tensor, target: Tensor) -> float:
     0.2
     """
     return torch.linalg.vector_norm(prediction - target).item() / torch.linalg.vector_norm(target).item()
+
+
+def slope(x: Sequence[float], runs: np.ndarray, level: float = 0.95) -> tuple[float, float, float]:
+    """Log-log slope over sizes with its confidence interval over seeds (Theorems 2 and 3; Fig. 1).
+
+    A line is fitted to each seed's values; the interval is Student's for the mean of the seeds' slopes.
+
+    Args:
+        x: sizes.
+        runs: ``(seeds, sizes)`` positive values.
+        level: of the interval.
+
+    Returns:
+        Slope, lower and upper end.
+
+    >>> mean, low, high = slope([1, 2, 4], np.array([[1, 1 / 2, 1 / 4], [2, 1, 1 / 2]]))
+    >>> round(mean, 6)
+    -1.0
+    """
+    slopes = np.polyfit(np.log(x), np.log(np.atleast_2d(runs)).T, 1)[0]
+    half = 0.0
+    if len(slopes) > 1:
+        half = stats.t.ppf((1 + level) / 2, len(slopes) - 1) * slopes.std(ddof=1) / len(slopes) ** 0.5
+    return float(slopes.mean()), float(slopes.mean() - half), float(slopes.mean() + half)

@@ -15,7 +15,7 @@ import seplib
 _SHORT = {"theorem": "thm", "lemma": "lem", "corollary": "cor", "definition": "def"}
 
 ANCHOR = re.compile(
-    r"\b(?:Eq\. \((?P<eq>\d+)\)|Sec\. (?P<sec>A\.\d+(?:\.\d+)?|\d)|Fig\. (?P<fig>\d+)|Table (?P<table>\d)"
+    r"\b(?:Eq\. \((?P<eq>\d+)\)|Sec\. (?P<sec>A\.\d+(?:\.\d+)?|\d)|Fig\. (?P<fig>\d+)(?:\([a-d]\))?|Table (?P<table>\d)"
     r"|Theorem (?P<thm>\d)|Lemma (?P<lem>\d)|Corollary (?P<cor>\d)|Definition (?P<def>\d)|Remark (?P<rem>\d))"
 )
 

@@ -1,0 +1,178 @@
+"""The kernel experiments on tiny settings: what the tables say, what is cached, what the tests would notice."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import stats
+
+from seplib import dynamics_runs, limit_runs, metrics, ntk_figures, ntk_runs, profiles
+
+CPU = torch.device("cpu")
+EXACT = dataclasses.replace(
+    profiles.get("smoke").ntk_exact,
+    width=4, rank=2, points=6, spectrum_side=8, spectrum_size=6, top=3, side=3, seeds=2, widths=(8, 32), pseudo_rank=3,
+)  # fmt: skip
+LIMITS = dataclasses.replace(
+    profiles.get("smoke").ntk_limits,
+    side=3, seeds=3, sizes=(8, 64), rank=4, widths=(8, 16), ranks=(2, 8), rank_width=64, copies=300, test_width=64, samples=500,
+)  # fmt: skip
+TRAINING = dataclasses.replace(
+    profiles.get("smoke").ntk_training,
+    side=4, seeds=2, sizes=(8, 64), iterations=20, decay_side=4, decay_size=32, decay_seeds=1, decay_step=0.1, modes=3, spectrum_size=16,
+    others=(("relu", 1.0), ("sine", 1.0)),
+)  # fmt: skip
+
+
+def test_the_exactness_table_covers_every_kind_of_network_and_holds():
+    table = ntk_runs.exactness(EXACT, 0, CPU)
+    assert set(table.D) == {2, 3, 4}
+    assert {name.split(",")[0] for name in table.network} == {"CP", "TT", "Tucker", "MLP"}
+    assert table["Lemma 1"].max() < 1e-12
+    grids = table[table.points.str.endswith("grid")]
+    assert len(grids) == 6
+    assert grids[["grid operator", "Eq. (9)"]].max().max() < 1e-12
+    assert (table["Lemma 1"] > 0).any(), "two ways of computing agree, but not by being the same"
+
+
+def test_top_spectra_are_those_of_the_dense_kernels():
+    found = ntk_runs.top_spectra(EXACT, 0, CPU)
+    assert set(found) == {"exact", "pseudo"}
+    assert all(values.shape == (3,) and (np.diff(values) <= 0).all() for values in found.values())
+
+
+def test_pseudo_errors_fall_with_the_width():
+    errors = ntk_runs.pseudo_errors(EXACT, 0, CPU)
+    assert set(errors) == {"R = 3", "R = W"}
+    for runs in errors.values():
+        assert runs.shape == (2, 2)
+        assert runs.mean(0)[1] < runs.mean(0)[0]
+
+
+def test_seed_differences_by_hand():
+    to_limit, adjacent = limit_runs.seed_differences(LIMITS, 5, CPU)
+    assert to_limit.shape == (3, 2)
+    assert adjacent.shape == (2, 2)
+    first, _ = limit_runs.seed_differences(dataclasses.replace(LIMITS, sizes=(64,), seeds=1), 5, CPU)
+    assert first[0, 0] == to_limit[0, 1], "a seed means one network whatever stands beside it"
+    fixed, _ = limit_runs.seed_differences(LIMITS, 5, CPU, rank=8)
+    assert fixed[0, 0] == to_limit[0, 0], "rank 8 at width 8 is the first of R = W"
+    assert fixed[0, 1] != to_limit[0, 1]
+
+
+def test_the_spread_of_wide_networks_is_the_predicted_one():
+    settings = dataclasses.replace(LIMITS, ranks=(4,), rank_width=512)
+    _, (spread,) = limit_runs.spreads(settings, 0, CPU)
+    assert spread == pytest.approx(limit_runs.predicted_spread(LIMITS, 4), rel=0.12)
+
+
+def test_the_comparison_notices_a_wrong_mean_variance_or_law():
+    wide, draws = limit_runs.random_entries(LIMITS, 0, CPU)
+    good = limit_runs.compare_random(LIMITS, draws, draws)
+    assert good[["mean, in errors", "variance, in errors"]].abs().max().max() < 4
+    assert (good["p (Holm)"] == 1).all()
+    shifted = limit_runs.compare_random(LIMITS, draws + 0.5, draws)
+    assert (shifted["mean, in errors"] > 5).all()
+    assert (shifted["p (Holm)"] < 1e-3).all()
+    mean = good["mean"].to_numpy()
+    wider = limit_runs.compare_random(LIMITS, mean + 1.5 * (draws - mean), draws)
+    assert (wider["variance, in errors"] > 3).all()
+    assert wide.shape == draws.shape == (500, 6)
+
+
+def test_holms_correction():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(200, 6)), rng.normal(size=(200, 6)) + np.linspace(0, 0.5, 6)
+    table = limit_runs.compare_random(LIMITS, a, b)
+    p, corrected = table["p"].to_numpy(), table["p (Holm)"].to_numpy()
+    for rank, index in enumerate(sorted(range(6), key=lambda i: p[i])):
+        before = [min(1, (6 - r) * p[i]) for r, i in enumerate(sorted(range(6), key=lambda i: p[i])[: rank + 1])]
+        assert corrected[index] == pytest.approx(max(before))
+
+
+def test_drifts_and_decay():
+    runs = dynamics_runs.drifts(TRAINING, 0, CPU)
+    assert all(values.shape == (2, 2) for values in runs.values())
+    assert runs["drift"].mean(0)[1] < runs["drift"].mean(0)[0]
+    assert (runs["moved"] <= 1.05 * runs["bound"]).all()
+    assert (runs["loss"] < 1).all()
+    (decay,) = dynamics_runs.decay(TRAINING, 0, CPU)
+    assert decay.measured.shape[1:] == (1, 3)
+    assert torch.equal(decay.measured[0], torch.ones_like(decay.measured[0]))
+    assert decay.predicted[-1].max() <= 0.1
+
+
+def test_the_residual_starts_with_one_amplitude_in_every_mode():
+    settings = dataclasses.replace(TRAINING, amplitude=1e-3)
+    (decay,) = dynamics_runs.decay(settings, 0, CPU)
+    assert decay.deviation().max() < 0.3, (
+        "with next to no residual the network is linear; what is left is Euler's error"
+    )
+
+
+def test_the_spectrum_table():
+    found = dynamics_runs.spectra(TRAINING, 0, CPU)
+    assert list(found) == ["SepNN", "MLP", "relu", "sine, omega = 1", "limit"]
+    assert all((np.diff(values, axis=1) <= 0).all() for values in found.values())
+    table = dynamics_runs.spectrum_table({"x": np.array([[8.0, 4.0, 2.0], [9.0, 1.0, 1.0]])})
+    row = table.iloc[0]
+    assert (row["largest / median"], row["smallest ratio"], row["largest ratio"]) == (5.5, 2.0, 9.0)
+
+
+def test_a_finished_sweep_is_read_from_the_cache(tmp_path, monkeypatch):
+    calls = []
+
+    def compute(x):
+        calls.append(x)
+        return x + 1
+
+    monkeypatch.setattr(limit_runs, "_spread", compute)
+    compute.__module__, compute.__qualname__, compute.__name__ = "seplib.limit_runs", "_spread", "_spread"
+    assert ntk_runs.cached(compute, x=1) == 2
+    assert ntk_runs.cached(compute, x=1) == 2
+    assert calls == [1, 1], "without SEPLIB_CACHE everything is computed"
+    monkeypatch.setenv("SEPLIB_CACHE", str(tmp_path))
+    assert [ntk_runs.cached(compute, x=v) for v in (1, 1, 2, 1)] == [2, 2, 3, 2]
+    assert calls == [1, 1, 1, 2]
+    monkeypatch.setattr(ntk_runs, "NUMERICS", -1)
+    ntk_runs.cached(compute, x=1)
+    assert calls[-1] == 1 and len(calls) == 5, "a new version of the numerics computes anew"
+
+
+def test_slopes_with_their_interval():
+    x = (1, 2, 4, 8)
+    rng = np.random.default_rng(1)
+    runs = 3 * np.power(x, -0.5) * np.exp(0.1 * rng.normal(size=(10, 4)))
+    mean, low, high = metrics.slope(x, runs)
+    slopes = [stats.linregress(np.log(x), np.log(run)).slope for run in runs]
+    assert mean == pytest.approx(np.mean(slopes))
+    half = stats.t.ppf(0.975, 9) * np.std(slopes, ddof=1) / math.sqrt(10)
+    assert (low, high) == pytest.approx((mean - half, mean + half))
+    assert low < -0.5 < high
+    assert metrics.slope(x, runs[:1])[1:] == pytest.approx((slopes[0], slopes[0]))
+
+
+def test_every_picture_can_be_drawn():
+    two, three = np.full((2, 2), 0.5), np.full((3, 2), 0.5)
+    (decay,) = dynamics_runs.decay(TRAINING, 0, CPU)
+    spectra = {
+        "SepNN": np.array([[4.0, 2.0, 1.0]]),
+        "MLP": np.array([[4.0, 1.0, 0.5]]),
+        "limit": np.array([[4.0, 2.0, 1.0]]),
+    }
+    figures = [
+        ntk_figures.seed_differences((8, 16), two, two, three, 4, 0.3),
+        ntk_figures.spreads((8, 16), np.ones(2), (2, 4), np.ones(2), np.ones(2), 4),
+        ntk_figures.quantiles(np.arange(12.0).reshape(6, 2), np.arange(12.0).reshape(6, 2), ["(1, 1)", "(1, 2)"]),
+        ntk_figures.drift((8, 16), {"drift": two, "moved": two, "bound": two}),
+        ntk_figures.modes(decay),
+        ntk_figures.spectra(spectra, ["SepNN", "limit"], ["MLP"]),
+        ntk_figures.pseudo((8, 16), {"R = 3": two, "R = W": two}, {"exact": np.ones(3), "pseudo": np.ones(3)}),
+    ]
+    for figure in figures:
+        assert all(axes.get_xlabel() or axes.get_title() for axes in figure.axes)
+        figure.canvas.draw()
+    assert isinstance(dynamics_runs.spectrum_table(spectra), pd.DataFrame)
