@@ -166,7 +166,7 @@ def expand(
     """Separable Chebyshev expansion with measured sup error below eps and ranks as small as found (Theorem 1, step 1).
 
     An accurate Tucker expansion is interpolated, then cut to the form's ranks, the cut's tolerance halved until the error
-    at 20,000 random points and on a coarse grid keeps to eps.
+    at random points and on a coarse grid keeps to eps.
 
     Args:
         f, domain, form, max_rank, max_degree, seed: as for :func:`approximate`.
@@ -175,13 +175,11 @@ def expand(
     Raises:
         ValueError: as for :func:`approximate`.
     """
-    ask = expansions.evaluator(f, domain)
-    X = _check_points(domain, seed)
-    wanted = ask(X)
-    tolerance, best, anchors = eps / 2, math.inf, X[:0]
+    check = _Check(f, domain, seed)
+    tolerance, best, anchors = eps / 2, math.inf, check.X[:0]
     while True:
         full = expansions.interpolate(f, domain, tolerance, anchors=anchors, max_degree=max_degree, seed=seed)
-        error, worst = _sup(full, X, wanted)
+        error, worst = check.error(full)
         best = min(best, error)
         if error < 0.8 * eps:
             break
@@ -192,7 +190,7 @@ def expand(
     tolerance = eps * 2
     while True:
         g = expansions.compress(full, form, tolerance)
-        error, _ = _sup(g, X, wanted)
+        error, _ = check.error(g)
         if max(ranks(g)) > max_rank:
             raise ValueError(
                 f"eps = {eps:g} is out of reach with ranks up to {max_rank}: {_names(g)} are needed for an error of {error:.1e}"
@@ -206,8 +204,8 @@ def fit_factors(g: Model, activation: str | Activation, width: int) -> Model:
     """Replace every univariate factor of an expansion by a network ``W_2 sigma(W_1 x + b)`` (Theorem 1, step 2).
 
     The hidden layer is laid out beforehand, one for all outputs of a factor; the output weights solve a linear least
-    squares problem at Chebyshev nodes, three for each neuron, by a rank-revealing QR decomposition. Layouts are refined
-    from 16 neurons on, each doubling placing half of the new ones where the error was.
+    squares problem at about four nodes a neuron, by a rank-revealing QR decomposition. The layout is the better of two: even, or
+    refined from 16 neurons on, each doubling placing half of the new ones where the error was.
 
     Args:
         g: expansion with :class:`seplib.expansions.ChebyshevFactor` factors.
@@ -248,23 +246,29 @@ def _least_squares(series, sigma: Activation, width: int) -> tuple[Tensor, Tenso
         widths.insert(0, (widths[0] + 1) // 2)
     refined = None
     for size, larger in itertools.zip_longest(widths, widths[1:]):
-        count = 3 * max(size, len(series.coefficients))
-        t, wanted = expansions.at_nodes(series, count)
         fits = []
         for centres in (torch.linspace(-_MARGIN, _MARGIN, size, dtype=torch.float64), refined):
             if centres is not None:
+                t = _fit_nodes(centres)
                 slopes, offsets = hidden_layer(sigma.name, centres)
-                features = sigma.value(t[:, None] * slopes + offsets)
+                features, wanted = sigma.value(t[:, None] * slopes + offsets), series(expansions.place(t, series.interval))[0]
                 weights = scipy.linalg.lstsq(
                     features.numpy(), wanted.numpy(), cond=1e-15, lapack_driver="gelsy", check_finite=False
                 )[0]
                 weights = torch.from_numpy(weights)
                 errors = (features @ weights - wanted).abs().amax(1)
-                fits.append((errors.max().item(), centres, errors, (slopes, offsets, weights)))
-        _, centres, errors, layers = min(fits, key=lambda fit: fit[0])
+                fits.append((errors.max().item(), centres, t, errors, (slopes, offsets, weights)))
+        _, centres, t, errors, layers = min(fits, key=lambda fit: fit[0])
         if larger is not None:
             refined = _refine(centres, t, errors, larger)
     return layers
+
+
+def _fit_nodes(centres: Tensor) -> Tensor:
+    """Three points between neighbouring centres, and as many Chebyshev nodes as centres for the ends of [-1, 1]."""
+    between = centres[:-1, None] + centres.diff()[:, None] * torch.tensor([1 / 6, 1 / 2, 5 / 6], dtype=centres.dtype)
+    inside = between[between.abs() <= 1]
+    return torch.cat([inside, expansions.nodes(len(centres))]).sort().values
 
 
 def _refine(centres: Tensor, t: Tensor, errors: Tensor, size: int) -> Tensor:
@@ -367,8 +371,8 @@ def _profiles(g: Model, model: Model) -> list[tuple[Tensor, Tensor]]:
     with torch.no_grad():
         for series, factor in zip(g.factors, model.factors):
             # Denser than the nodes of the fit, and not the same ones.
-            t, exact = expansions.at_nodes(series, 8 * max(len(series.coefficients), factor.weights[0].shape[1]) + 1001)
-            x = expansions.place(t, series.interval)
+            n = 8 * max(len(series.coefficients), factor.weights[0].shape[1]) + 1001
+            x, exact = expansions.place(expansions.nodes(n), series.interval), expansions.at_nodes(series, n)
             fitted = torch.cat([factor(part)[0] for part in x.split(_BLOCK)])
             maxima = torch.maximum(exact.abs().amax(0), fitted.abs().amax(0))
             profiles.append((maxima, (exact - fitted).abs().amax(0)))
@@ -404,18 +408,22 @@ def _random_points(domain: Sequence[Interval], count: int, generator: torch.Gene
     return low + (high - low) * torch.rand(count, len(domain), dtype=torch.float64, generator=generator)
 
 
-def _check_points(domain: Sequence[Interval], seed: int) -> Tensor:
-    """Random points and a coarse grid with ends and middles."""
-    side = max(3, int(20_000 ** (1 / len(domain))) // 2 * 2 + 1)
-    grid = torch.cartesian_prod(*(torch.linspace(a, b, side, dtype=torch.float64) for a, b in domain))
-    return torch.cat([grid, _random_points(domain, 20_000, torch.Generator().manual_seed(seed))])
+class _Check:
+    """Values of f at random points and on a coarse grid with ends and middles, to compare expansions with."""
 
+    def __init__(self, f: Callable, domain: Sequence[Interval], seed: int):
+        ask = expansions.evaluator(f, domain)
+        side = max(3, int(20_000 ** (1 / len(domain))) // 2 * 2 + 1)
+        self.axes = [torch.linspace(a, b, side, dtype=torch.float64) for a, b in domain]
+        self.X = _random_points(domain, 4_000, torch.Generator().manual_seed(seed))
+        self.places = torch.cat([torch.cartesian_prod(*self.axes), self.X])
+        self.wanted = ask(self.places)
 
-def _sup(g: Model, X: Tensor, wanted: Tensor) -> tuple[float, Tensor]:
-    """Largest error at points, and the point where it is."""
-    with torch.no_grad():
-        errors = torch.cat([g.points(x)[0] for x in X.split(_BLOCK)]).sub_(wanted).abs_()
-    return errors.max().item(), X[errors.argmax()]
+    def error(self, g: Model) -> tuple[float, Tensor]:
+        """Largest error, and the point where it is."""
+        with torch.no_grad():
+            errors = (torch.cat([g.grid(self.axes).flatten(), g.points(self.X)[0]]) - self.wanted).abs()
+        return errors.max().item(), self.places[errors.argmax()]
 
 
 def _finer_axes(domain: Sequence[Interval], degrees: Sequence[int]) -> list[Tensor]:

@@ -221,7 +221,7 @@ def interpolate(
     ask, D = evaluator(f, domain), len(domain)
     generator = np.random.default_rng(seed)
     known = np.empty((0, D)) if anchors is None else anchors.numpy()
-    bases, nodes = [], []
+    bases, places = [], []
     for d in range(D):
         coefficients = _fibres(ask, domain, d, tolerance, known, max_degree, generator)
         U, s, _ = np.linalg.svd(coefficients, full_matrices=False)
@@ -231,13 +231,13 @@ def interpolate(
         values = _values(U[:, :keep], n)
         pivots = scipy.linalg.qr(values.T, pivoting=True, mode="r")[1][:keep]
         bases.append((U[:, :keep], values[pivots]))
-        nodes.append(place(_nodes(n)[pivots], domain[d]))
-    ranks = [len(x) for x in nodes]
+        places.append(place(_nodes(n)[pivots], domain[d]))
+    ranks = [len(x) for x in places]
     if math.prod(ranks) > CORE:
         raise ValueError(
             f"f has multilinear ranks {tuple(ranks)} at this accuracy, a core of more than {CORE} entries"
         )
-    core = ask(torch.cartesian_prod(*(torch.from_numpy(x) for x in nodes))).reshape(1, *ranks)
+    core = ask(torch.cartesian_prod(*(torch.from_numpy(x) for x in places))).reshape(1, *ranks)
     for d, (_, values) in enumerate(bases):
         core = mode_product(core, torch.from_numpy(np.linalg.inv(values)), d)
     factors = [ChebyshevFactor(torch.from_numpy(U.copy()), tuple(i)) for (U, _), i in zip(bases, domain)]
@@ -281,13 +281,18 @@ def _values(coefficients: np.ndarray, n: int) -> np.ndarray:
     return scipy.fft.dct(padded, type=3, axis=0)
 
 
-def at_nodes(series: ChebyshevFactor, n: int) -> tuple[Float[Tensor, " n"], Float[Tensor, "n R"]]:
-    """Chebyshev nodes on [-1, 1] and the series there, n at least the number of coefficients (Sec. A.5).
+def at_nodes(series: ChebyshevFactor, n: int) -> Float[Tensor, "n R"]:
+    """Values of the series at :func:`nodes` of its interval, n at least the number of coefficients (Sec. A.5).
 
-    >>> at_nodes(ChebyshevFactor(torch.tensor([[0.0], [2.0]]), (0.0, 1.0)), 2)[1].flatten()
+    >>> at_nodes(ChebyshevFactor(torch.tensor([[0.0], [2.0]]), (0.0, 1.0)), 2).flatten()
     tensor([ 1.4142, -1.4142], dtype=torch.float64)
     """
-    return torch.from_numpy(_nodes(n)), torch.from_numpy(_values(series.coefficients.numpy().astype(float), n))
+    return torch.from_numpy(_values(series.coefficients.numpy().astype(float), n))
+
+
+def nodes(n: int) -> Float[Tensor, " n"]:
+    """Chebyshev nodes of the first kind on [-1, 1], the zeros of T_n (Sec. A.5), float64, descending."""
+    return torch.from_numpy(_nodes(n))
 
 
 def _nodes(n: int) -> np.ndarray:
@@ -381,10 +386,16 @@ def _balanced_cp(series: list[Tensor], intervals: Sequence[Interval]) -> CP:
 
 
 def _balanced_tucker(series: list[Tensor], core: Tensor, intervals: Sequence[Interval]) -> Tucker:
+    """Largest factor 1, each in proportion to the D-th root of its slice's largest entry, no core entry increased."""
     for d, c in enumerate(series):
         maxima = _maxima(c)
         series[d] = c / maxima
         core = mode_product(core, torch.diag(maxima), d)
+    slices = [unfold(core, d)[0].abs().amax(0) for d in range(len(series))]
+    for d, largest in enumerate(slices):
+        share = (largest / largest.max()).clamp_min(torch.finfo(core.dtype).eps) ** (1 / len(series))
+        series[d] = series[d] * share
+        core = mode_product(core, torch.diag(1 / share), d)
     return tucker([ChebyshevFactor(c, i) for c, i in zip(series, intervals)], core)
 
 
