@@ -161,7 +161,9 @@ class SepPGD:
         TypeError: the model is not a CP network.
     """
 
-    def __init__(self, model: CP, axes: Sequence[Tensor], k: int = 70, update_every: int = 10, g: str = "flat"):
+    def __init__(
+        self, model: torch.nn.Module, axes: Sequence[Tensor], k: int = 70, update_every: int = 10, g: str = "flat"
+    ):
         if not isinstance(model, CP):
             raise TypeError(f"SepPGD preconditions a CP network, got {type(model).__name__}")
         check_axes(axes, len(model.factors))
