@@ -1,6 +1,6 @@
 """The universal approximation theorem as a program: a separable network within eps of f, with its certificate (Theorem 1).
 
-The program goes the way the proof goes. First a separable expansion g with ``|f - g| < eps / 2`` (:mod:`seplib.expansions`
+The program goes the way the proof goes. First a separable expansion g with ``|f - g| < eps / 2`` (:mod:`seplib.interpolation`
 in the place of the Stone-Weierstrass theorem). Then each univariate factor of g is fitted by a two-layer network of the
 theorem's class to the tolerance delta that the error bound asks for; with the hidden layer fixed this is a linear least
 squares problem. All in float64 on the CPU.
@@ -11,23 +11,16 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import scipy.linalg
 import torch
 from torch import Tensor
 
 from seplib import activations, expansions
 from seplib.activations import Activation
-from seplib.expansions import Interval, Model
-from seplib.factors import FactorMLP
+from seplib.expansions import Interval, Model, ranks
+from seplib.interpolation import evaluator, expand, name, random_points
 from seplib.separable import CP, TT
+from seplib.univariate import fit_factors
 
-# A part of the features lies outside the interval, so that the fit is as good at its ends as inside.
-_MARGIN = 1.1
-# Slope of the features times their spacing: smaller is smoother and worse conditioned.
-_OVERLAP = 0.35
-# Period of the sines over the interval's length: a Fourier series on a longer interval needs no periodic f.
-_PERIOD = 1.3
 _BLOCK = 1 << 14
 
 
@@ -112,7 +105,9 @@ def approximate(
         form: "CP", "TT" or "Tucker".
         activation: one of :data:`seplib.activations.NAMES` or an :class:`seplib.activations.Activation`; with a polynomial
             one the theorem fails, and so does this function, saying how far it got.
-        max_rank, max_width, max_degree: limits; reaching one is an error.
+        max_rank: largest rank; needing more is an error, as for the next two.
+        max_width: largest width of a factor network.
+        max_degree: largest degree of the expansion.
         seed: of the random points f is sampled at.
 
     Returns:
@@ -129,18 +124,18 @@ def approximate(
     """
     if not eps > 0 or not math.isfinite(eps):
         raise ValueError(f"eps must be positive and finite, got {eps}")
-    ask = expansions.evaluator(f, domain)
+    ask = evaluator(f, domain)
     g = expand(f, domain, eps / 2, form, max_rank=max_rank, max_degree=max_degree, seed=seed)
     width, model = 16, None
     while True:
         model = fit_factors(g, activation, width)
-        M, delta = _largest(g, model)
+        M, delta = factor_errors(g, model)
         bound = _terms(g) * len(domain) * M ** (len(domain) - 1) * delta
         if bound < eps / 2:
             break
         if 2 * width > max_width:
             raise ValueError(
-                f"eps = {eps:g} is out of reach with {activations.get(activation).name}: {_names(g)} and width {width} give "
+                f"eps = {eps:g} is out of reach with {activations.get(activation).name}: {name(g)} and width {width} give "
                 f"factor errors of {delta:.1e}, so an error bound of {bound:.1e} where {eps / 2:g} is needed"
             )
         width *= 2
@@ -153,176 +148,27 @@ def approximate(
     return model, certificate
 
 
-def expand(
-    f: Callable,
-    domain: Sequence[Interval],
-    eps: float,
-    form: str = "CP",
-    *,
-    max_rank: int = 1500,
-    max_degree: int = 16_384,
-    seed: int = 0,
-) -> Model:
-    """Separable Chebyshev expansion with measured sup error below eps and ranks as small as found (Theorem 1, step 1).
-
-    An accurate Tucker expansion is interpolated, then cut to the form's ranks, the cut's tolerance halved until the error
-    at random points and on a coarse grid keeps to eps.
-
-    Args:
-        f, domain, form, max_rank, max_degree, seed: as for :func:`approximate`.
-        eps: bound on the measured error.
-
-    Raises:
-        ValueError: as for :func:`approximate`.
-    """
-    check = _Check(f, domain, seed)
-    tolerance, best, anchors = eps / 2, math.inf, check.X[:0]
-    while True:
-        full = expansions.interpolate(f, domain, tolerance, anchors=anchors, max_degree=max_degree, seed=seed)
-        error, worst = check.error(full)
-        best = min(best, error)
-        if error < 0.8 * eps:
-            break
-        # Either the fibres missed a feature of f, or they were cut too early.
-        anchors, tolerance = torch.cat([anchors, worst[None]]), tolerance / 1.5
-        if len(anchors) > 40:
-            raise ValueError(f"eps = {eps:g} is out of reach: the Chebyshev expansion stays at an error of {best:.1e}")
-    tolerance = eps * 2
-    while True:
-        g = expansions.compress(full, form, tolerance)
-        error, _ = check.error(g)
-        if max(ranks(g)) > max_rank:
-            raise ValueError(
-                f"eps = {eps:g} is out of reach with ranks up to {max_rank}: {_names(g)} are needed for an error of {error:.1e}"
-            )
-        if error < 0.95 * eps:
-            return g
-        tolerance /= 1.5
-
-
-def fit_factors(g: Model, activation: str | Activation, width: int) -> Model:
-    """Replace every univariate factor of an expansion by a network ``W_2 sigma(W_1 x + b)`` (Theorem 1, step 2).
-
-    The hidden layer is laid out beforehand, one for all outputs of a factor; the output weights solve a linear least
-    squares problem at about four nodes a neuron, by a rank-revealing QR decomposition. The layout is the better of two: even, or
-    refined from 16 neurons on, each doubling placing half of the new ones where the error was.
-
-    Args:
-        g: expansion with :class:`seplib.expansions.ChebyshevFactor` factors.
-        activation: name or object.
-        width: W >= 4.
-
-    Returns:
-        Model of the same form; its factors are ``FactorMLP(..., depth=2, parametrization="ntk")``, whose output layer has
-        no bias and whose 1/sqrt(W) is taken up by W_2. Cost: about ``12 D W^3``.
-
-    Raises:
-        ValueError: a width below 4.
-    """
-    if width < 4:
-        raise ValueError(f"width must be at least 4, got {width}")
-    sigma = activations.get(activation)
-    factors = []
-    for series in g.factors:
-        a, b = series.interval
-        slopes, offsets, weights = _least_squares(series, sigma, width)
-        factor = FactorMLP(
-            series.rank, width=width, depth=2, activation=sigma, parametrization="ntk", dtype=torch.float64
-        )
-        with torch.no_grad():
-            factor.weights[0][0, :, 0] = 2 * slopes / (b - a)
-            factor.biases[0][0] = offsets - slopes * (a + b) / (b - a)
-            factor.weights[1][0] = weights.T * width**0.5
-        factors.append(factor)
-    if isinstance(g, CP):
-        return CP(factors, scale=None)
-    return TT(factors, g.ranks) if isinstance(g, TT) else expansions.tucker(factors, g.core)
-
-
-def _least_squares(series, sigma: Activation, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Hidden slopes and offsets on [-1, 1] and output weights (W, R): the best of even and refined layouts."""
-    widths = [width]
-    while widths[0] >= 32:
-        widths.insert(0, (widths[0] + 1) // 2)
-    refined = None
-    for size, larger in itertools.zip_longest(widths, widths[1:]):
-        fits = []
-        for centres in (torch.linspace(-_MARGIN, _MARGIN, size, dtype=torch.float64), refined):
-            if centres is not None:
-                t = _fit_nodes(centres)
-                slopes, offsets = hidden_layer(sigma.name, centres)
-                features, wanted = sigma.value(t[:, None] * slopes + offsets), series(expansions.place(t, series.interval))[0]
-                weights = scipy.linalg.lstsq(
-                    features.numpy(), wanted.numpy(), cond=1e-15, lapack_driver="gelsy", check_finite=False
-                )[0]
-                weights = torch.from_numpy(weights)
-                errors = (features @ weights - wanted).abs().amax(1)
-                fits.append((errors.max().item(), centres, t, errors, (slopes, offsets, weights)))
-        _, centres, t, errors, layers = min(fits, key=lambda fit: fit[0])
-        if larger is not None:
-            refined = _refine(centres, t, errors, larger)
-    return layers
-
-
-def _fit_nodes(centres: Tensor) -> Tensor:
-    """Three points between neighbouring centres, and as many Chebyshev nodes as centres for the ends of [-1, 1]."""
-    between = centres[:-1, None] + centres.diff()[:, None] * torch.tensor([1 / 6, 1 / 2, 5 / 6], dtype=centres.dtype)
-    inside = between[between.abs() <= 1]
-    return torch.cat([inside, expansions.nodes(len(centres))]).sort().values
-
-
-def _refine(centres: Tensor, t: Tensor, errors: Tensor, size: int) -> Tensor:
-    """More centres: half spread as before, half where the errors at t are large."""
-    cell = torch.bucketize(t, centres).clamp(1, len(centres) - 1) - 1
-    need = torch.zeros(len(centres) - 1, dtype=t.dtype).scatter_reduce(0, cell, errors, "amax").sqrt()
-    mass = 1 + (size - len(centres)) * need / need.sum().clamp_min(torch.finfo(t.dtype).tiny)
-    total = torch.cat([mass.new_zeros(1), mass.cumsum(0)])
-    even = np.linspace(0, total[-1].item(), size)
-    return torch.from_numpy(np.interp(even, total.numpy(), centres.numpy()))
-
-
-def hidden_layer(activation: str, centres: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights W_1 and biases b of a hidden layer on [-1, 1], laid out for the activation (Theorem 1, step 2).
-
-    Sine and cosine: a Fourier series with a period longer than the interval, whatever the centres. ReLU and leaky ReLU:
-    knots at the centres, a linear function and a constant. Everything else: neuron j turns at centre j, its slope in
-    proportion to the density of the centres there.
-
-    Args:
-        activation: its name.
-        centres: ``(W,)``, ascending, W >= 4, a little beyond [-1, 1] on both sides.
-
-    >>> hidden_layer("tanh", torch.tensor([-1.5, -0.5, 0.5, 1.5]))[0]
-    tensor([0.3500, 0.3500, 0.3500, 0.3500])
-    """
-    if activation in ("sine", "cos"):
-        orders = torch.arange(len(centres), dtype=centres.dtype)
-        return (orders // 2) * torch.pi / _PERIOD, (orders + (activation == "sine")) % 2 * torch.pi / 2
-    if activation in ("relu", "leaky_relu"):
-        # A knot left of the interval makes a linear function, weight 0 and bias 1 a constant.
-        slopes = torch.ones_like(centres)
-        slopes[-1] = 0
-        return slopes, torch.where(slopes == 0, 1.0, -centres)
-    slopes = _OVERLAP / torch.gradient(torch.arange(len(centres), dtype=centres.dtype), spacing=(centres,))[0] ** -1
-    return slopes, -slopes * centres
-
-
-def certify(f: Callable, domain: Sequence[Interval], g: Model, model: Model, eps: float, *, seed: int = 0) -> Certificate:
+def certify(
+    f: Callable, domain: Sequence[Interval], g: Model, model: Model, eps: float, *, seed: int = 0
+) -> Certificate:
     """Measure every quantity of the proof for an expansion g and a network of the same form (Theorem 1, Sec. A.5).
 
     Args:
-        f, domain, eps, seed: as for :func:`approximate`.
+        f: as for :func:`approximate`.
+        domain: D intervals (a, b).
         g: expansion with :class:`seplib.expansions.ChebyshevFactor` factors.
         model: network of the same form and ranks.
+        eps: the accuracy that was asked for.
+        seed: of the random points, which differ from those of the construction.
     """
-    ask, D = expansions.evaluator(f, domain), len(domain)
-    M, delta = _largest(g, model)
+    ask, D = evaluator(f, domain), len(domain)
+    M, delta = factor_errors(g, model)
     terms = _terms(g)
     degrees = tuple(len(c.coefficients) - 1 for c in g.factors)
     axes = _finer_axes(domain, degrees)
     gap, expansion_error, error_grid = _grid_errors(ask, axes, g, model)
     generator = torch.Generator().manual_seed(seed + 1)
-    X = _random_points(domain, 100_000, generator)
+    X = random_points(domain, 100_000, generator)
     wanted = ask(X)
     with torch.no_grad():
         network, series = (torch.cat([m.points(x)[0] for x in X.split(_BLOCK)]) for m in (model, g))
@@ -348,21 +194,10 @@ def certify(f: Callable, domain: Sequence[Interval], g: Model, model: Model, eps
     )
 
 
-def ranks(model: Model) -> tuple[int, ...]:
-    """Ranks as Eqs. (2) and (3) have them: (R,) for CP, D - 1 for TT, D for Tucker."""
-    if isinstance(model, CP):
-        return (model.factors[0].rank,)
-    return tuple(model.ranks) if isinstance(model, TT) else tuple(model.core.shape[1:])
-
-
 def _terms(g: Model) -> float:
     """What multiplies D M^(D-1) delta in the proof's bound."""
     count = float(math.prod(ranks(g)))
     return count if isinstance(g, (CP, TT)) else count * g.core.detach().abs().max().item()
-
-
-def _names(g: Model) -> str:
-    return f"{type(g).__name__} rank{'s' if len(ranks(g)) > 1 else ''} {', '.join(map(str, ranks(g)))}"
 
 
 def _profiles(g: Model, model: Model) -> list[tuple[Tensor, Tensor]]:
@@ -379,7 +214,11 @@ def _profiles(g: Model, model: Model) -> list[tuple[Tensor, Tensor]]:
     return profiles
 
 
-def _largest(g: Model, model: Model) -> tuple[float, float]:
+def factor_errors(g: Model, model: Model) -> tuple[float, float]:
+    """M and delta of Sec. A.5: the largest factor of expansion or network, and the largest error of a factor network.
+
+    Both are measured at Chebyshev nodes much denser than the points of the fit.
+    """
     profiles = _profiles(g, model)
     return max(m.max().item() for m, _ in profiles), max(e.max().item() for _, e in profiles)
 
@@ -401,29 +240,6 @@ def _sharp(g: Model, model: Model) -> float:
                 product = torch.tensordot(part, product, 1)
             total += product.item()
     return total
-
-
-def _random_points(domain: Sequence[Interval], count: int, generator: torch.Generator) -> Tensor:
-    low, high = torch.tensor(domain, dtype=torch.float64).T
-    return low + (high - low) * torch.rand(count, len(domain), dtype=torch.float64, generator=generator)
-
-
-class _Check:
-    """Values of f at random points and on a coarse grid with ends and middles, to compare expansions with."""
-
-    def __init__(self, f: Callable, domain: Sequence[Interval], seed: int):
-        ask = expansions.evaluator(f, domain)
-        side = max(3, int(20_000 ** (1 / len(domain))) // 2 * 2 + 1)
-        self.axes = [torch.linspace(a, b, side, dtype=torch.float64) for a, b in domain]
-        self.X = _random_points(domain, 4_000, torch.Generator().manual_seed(seed))
-        self.places = torch.cat([torch.cartesian_prod(*self.axes), self.X])
-        self.wanted = ask(self.places)
-
-    def error(self, g: Model) -> tuple[float, Tensor]:
-        """Largest error, and the point where it is."""
-        with torch.no_grad():
-            errors = (torch.cat([g.grid(self.axes).flatten(), g.points(self.X)[0]]) - self.wanted).abs()
-        return errors.max().item(), self.places[errors.argmax()]
 
 
 def _finer_axes(domain: Sequence[Interval], degrees: Sequence[int]) -> list[Tensor]:

@@ -1,30 +1,23 @@
-"""Separable expansions: the algebra behind Theorem 1, and how to find a small element of it near a given function.
+"""Separable expansions, the algebra behind Theorem 1, with Chebyshev series as factors.
 
 An expansion is a :class:`seplib.CP`, :class:`seplib.TT` or :class:`seplib.Tucker` model whose factors are any univariate
-modules (here Chebyshev series) instead of networks. Sums and products of expansions are expansions of the same form; that
-is the closure that the Stone-Weierstrass theorem asks for. :func:`interpolate` finds a Tucker expansion of a function
-without ever sampling all of a D-dimensional grid, :func:`compress` turns it into any form with small ranks.
+modules instead of networks. Sums, products and multiples of expansions are expansions of the same form; that is the
+closure that the Stone-Weierstrass theorem asks for.
 """
 
-import inspect
 import itertools
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import scipy.fft
-import scipy.linalg
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from seplib.separable import CP, TT, Tucker
-from seplib.tensorops import mode_product, unfold
 
 FORMS = ("CP", "TT", "Tucker")
 Interval = tuple[float, float]
-# Entries of the largest core that interpolate() will sample: 160 MB in float64.
-CORE = 20_000_000
 
 
 class ChebyshevFactor(nn.Module):
@@ -110,7 +103,9 @@ def add(g: Model, h: Model) -> Model:
     """
     shapes = _matrices(g, h)
     last = len(shapes) - 1
-    joins = [_beside if d == 0 or not isinstance(g, TT) else _below if d == last else _diagonal for d in range(last + 1)]
+    joins = [
+        _beside if d == 0 or not isinstance(g, TT) else _below if d == last else _diagonal for d in range(last + 1)
+    ]
     factors = [_Joined(*pair, join) for pair, join in zip(_pairs(g, h, shapes), joins)]
     if isinstance(g, CP):
         return CP(factors, scale=None)
@@ -188,93 +183,15 @@ def _pairs(g: Model, h: Model, shapes: list) -> list[tuple[list[nn.Module], list
     return [([a, b], shape) for a, b, shape in zip(*parts, shapes)]
 
 
-def interpolate(
-    f: Callable,
-    domain: Sequence[Interval],
-    tolerance: float,
-    *,
-    anchors: Tensor | None = None,
-    max_degree: int = 16_384,
-    seed: int = 0,
-) -> Tucker:
-    """Tucker expansion of a function in Chebyshev series by cross interpolation (Theorem 1, step 1 made constructive).
-
-    For each dimension, fibres through random points of the others are interpolated at Chebyshev nodes, the degree
-    doubling until the coefficients behind it sum up to less than the tolerance; an SVD of the fibres gives a basis of
-    ``R_d`` series, pivoted QR as many nodes, and f on the product of those nodes gives the core. Nothing of size
-    ``n^D`` is formed; f is asked ``sum_d n_d S + prod_d R_d`` times, S being twice the rank or more.
-
-    Args:
-        f: vectorised, real-valued: of D arguments ``(N,)`` or of one argument ``(N, D)``; float64 tensors.
-        domain: D >= 2 intervals (a, b).
-        tolerance: what the neglected coefficients of a fibre may sum up to.
-        anchors: ``(K, D)`` points through which fibres are taken beside the random ones.
-        max_degree: largest degree tried.
-        seed: of the random fibres.
-
-    Returns:
-        Tucker model with :class:`ChebyshevFactor` factors whose coefficient vectors are orthonormal.
-
-    Raises:
-        ValueError: not D >= 2 finite intervals, f not finite or not vectorised, or a degree or a core that is too large.
-    """
-    ask, D = evaluator(f, domain), len(domain)
-    generator = np.random.default_rng(seed)
-    known = np.empty((0, D)) if anchors is None else anchors.numpy()
-    bases, places = [], []
-    for d in range(D):
-        coefficients = _fibres(ask, domain, d, tolerance, known, max_degree, generator)
-        U, s, _ = np.linalg.svd(coefficients, full_matrices=False)
-        # One fibre's share in the sum over all; small enough to leave the cutting to compress().
-        keep = max(1, int((s > 1e-2 * tolerance).sum()), int(s[0] == 0))
-        n = len(coefficients)
-        values = _values(U[:, :keep], n)
-        pivots = scipy.linalg.qr(values.T, pivoting=True, mode="r")[1][:keep]
-        bases.append((U[:, :keep], values[pivots]))
-        places.append(place(_nodes(n)[pivots], domain[d]))
-    ranks = [len(x) for x in places]
-    if math.prod(ranks) > CORE:
-        raise ValueError(
-            f"f has multilinear ranks {tuple(ranks)} at this accuracy, a core of more than {CORE} entries"
-        )
-    core = ask(torch.cartesian_prod(*(torch.from_numpy(x) for x in places))).reshape(1, *ranks)
-    for d, (_, values) in enumerate(bases):
-        core = mode_product(core, torch.from_numpy(np.linalg.inv(values)), d)
-    factors = [ChebyshevFactor(torch.from_numpy(U.copy()), tuple(i)) for (U, _), i in zip(bases, domain)]
-    return tucker(factors, core)
+def ranks(model: Model) -> tuple[int, ...]:
+    """Ranks as Eqs. (2) and (3) have them: (R,) for CP, D - 1 for TT, D for Tucker."""
+    if isinstance(model, CP):
+        return (model.factors[0].rank,)
+    return tuple(model.ranks) if isinstance(model, TT) else tuple(model.core.shape[1:])
 
 
-def _fibres(ask, domain, d, tolerance, known, max_degree, generator) -> np.ndarray:
-    """Chebyshev coefficients (degree + 1, samples) of f along dimension d, at known and enough random other points."""
-    degree, samples = 16, 32
-    while True:
-        # Crowded towards the ends as Chebyshev nodes are: fibres at the faces differ most from the others.
-        t = np.cos(np.pi * generator.random((samples, len(domain))))
-        X = np.stack([place(x, interval) for x, interval in zip(t.T, domain)], -1)
-        X = np.concatenate([known, X])
-        X = np.repeat(X[None], degree + 1, 0)
-        X[..., d] = place(_nodes(degree + 1), domain[d])[:, None]
-        values = ask(torch.from_numpy(X.reshape(-1, len(domain)))).numpy().reshape(degree + 1, -1)
-        coefficients = scipy.fft.dct(values, axis=0) / (degree + 1)
-        coefficients[0] /= 2
-        tails = np.abs(coefficients)[::-1].cumsum(0)[::-1].max(1)  # what is lost by cutting at each order
-        length = max(1, int((tails > tolerance).sum()))
-        if length > degree // 2 + 1:
-            degree *= 2
-            if degree > max_degree:
-                raise ValueError(
-                    f"f needs a degree above {max_degree} in dimension {d + 1}: cut at {degree // 4}, its Chebyshev "
-                    f"coefficients still lose {tails[degree // 4]:.1e}, more than {tolerance:.1e}"
-                )
-            continue
-        singular = np.linalg.svd(coefficients[:length], compute_uv=False)
-        if 2 * (singular > 1e-2 * tolerance).sum() <= values.shape[1] or samples >= 4 * length:
-            return coefficients[:length]
-        samples *= 2
-
-
-def _values(coefficients: np.ndarray, n: int) -> np.ndarray:
-    """Values (n, R) of the series (m, R) at n >= m Chebyshev nodes, by a fast cosine transform."""
+def values_at_nodes(coefficients: np.ndarray, n: int) -> np.ndarray:
+    """Values ``(n, R)`` of the series ``(m, R)`` at n >= m Chebyshev nodes by a fast cosine transform (Sec. A.5)."""
     padded = np.zeros((n, coefficients.shape[1]))
     padded[: len(coefficients)] = coefficients / 2
     padded[0] *= 2
@@ -287,16 +204,12 @@ def at_nodes(series: ChebyshevFactor, n: int) -> Float[Tensor, "n R"]:
     >>> at_nodes(ChebyshevFactor(torch.tensor([[0.0], [2.0]]), (0.0, 1.0)), 2).flatten()
     tensor([ 1.4142, -1.4142], dtype=torch.float64)
     """
-    return torch.from_numpy(_values(series.coefficients.numpy().astype(float), n))
+    return torch.from_numpy(values_at_nodes(series.coefficients.numpy().astype(float), n))
 
 
 def nodes(n: int) -> Float[Tensor, " n"]:
     """Chebyshev nodes of the first kind on [-1, 1], the zeros of T_n (Sec. A.5), float64, descending."""
-    return torch.from_numpy(_nodes(n))
-
-
-def _nodes(n: int) -> np.ndarray:
-    return np.cos(np.pi * (np.arange(n) + 0.5) / n)
+    return torch.cos(torch.pi * (torch.arange(n, dtype=torch.float64) + 0.5) / n)
 
 
 def place(t, interval: Interval):
@@ -305,136 +218,6 @@ def place(t, interval: Interval):
     return (a + b) / 2 + (b - a) / 2 * t
 
 
-def compress(g: Tucker, form: str, tolerance: float, max_rank: int | None = None) -> Model:
-    """Tucker expansion in any form, its ranks cut to a tolerance (Theorem 1; Eqs. (2) and (3)).
-
-    Tucker: the core's higher-order SVD. TT: the core's TT-SVD, each bond's singular values shared evenly between its two
-    sides. CP: the SVD for D = 2; for D > 2 one term for each index of all modes but the one that is left out to make
-    the fewest terms, the smallest terms dropped. Each CP term and each Tucker factor is balanced (equal maxima), since
-    the error bound of Theorem 1 grows with the largest factor.
-
-    Args:
-        g: from :func:`interpolate`.
-        form: "CP", "TT" or "Tucker".
-        tolerance: error of the cut, in the Euclidean norm of the Chebyshev coefficients.
-        max_rank: cut every rank here, whatever the tolerance.
-
-    Raises:
-        ValueError: no such form.
-    """
-    if form not in FORMS:
-        raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
-    D, core = len(g.factors), g.core.detach()
-    series = [f.coefficients for f in g.factors]
-    rotations = []
-    for d in range(D):
-        U, s, _ = torch.linalg.svd(unfold(core, d)[0].mT, full_matrices=False)
-        keep = _kept(s, tolerance / D**0.5, max_rank if form == "Tucker" else None)
-        rotations.append(U[:, :keep])
-    for d, U in enumerate(rotations):
-        core = mode_product(core, U.mT.contiguous(), d)
-    series = [c @ U for c, U in zip(series, rotations)]
-    intervals = [f.interval for f in g.factors]
-    if form == "Tucker":
-        return _balanced_tucker(series, core, intervals)
-    if form == "TT" or D == 2:
-        cores = _tt_svd(core[0], tolerance / max(1, D - 1) ** 0.5, max_rank)
-        ranks = [c.shape[-1] for c in cores[:-1]]
-        series = [torch.einsum("mi,aib->mab", c, G).flatten(1) for c, G in zip(series, cores)]
-        if form == "TT":
-            return TT([ChebyshevFactor(c, i) for c, i in zip(series, intervals)], ranks)
-    else:
-        series = _cp_terms(series, core[0], tolerance, max_rank)
-    return _balanced_cp(series, intervals)
-
-
-def _kept(s: Tensor, tolerance: float, max_rank: int | None) -> int:
-    tails = s.square().flip(0).cumsum(0).flip(0).sqrt()
-    return min(max(1, int((tails > tolerance).sum())), max_rank or len(s))
-
-
-def _tt_svd(core: Tensor, tolerance: float, max_rank: int | None) -> list[Tensor]:
-    cores, rest, left = [], core[None], torch.ones(1, dtype=core.dtype)
-    for _ in range(core.ndim - 1):
-        a, i = rest.shape[:2]
-        U, s, V = torch.linalg.svd(rest.flatten(2).flatten(0, 1), full_matrices=False)
-        keep = _kept(s, tolerance, max_rank)
-        U, s, V = U[:, :keep], s[:keep], V[:keep]
-        root = s.clamp_min(torch.finfo(s.dtype).tiny).sqrt()
-        # U's rows carry the singular values of the bond before: half of them goes back to that bond's other side.
-        cores.append(U.unflatten(0, (a, i)) * root / left[:, None, None])
-        rest, left = (s[:, None] * V).unflatten(1, rest.shape[2:]), root
-    cores.append(rest[..., None] / left[:, None, None])
-    return cores
-
-
-def _cp_terms(series: list[Tensor], core: Tensor, tolerance: float, max_rank: int | None) -> list[Tensor]:
-    free = max(range(core.ndim), key=lambda d: core.shape[d])
-    fibres = core.movedim(free, 0).flatten(1)
-    sizes, order = fibres.norm(dim=0).sort(descending=True)
-    order = order[: _kept(sizes, tolerance, max_rank)]
-    others = [n for d, n in enumerate(core.shape) if d != free]
-    indices = iter(torch.unravel_index(order, others))
-    return [c @ fibres[:, order] if d == free else c[:, next(indices)] for d, c in enumerate(series)]
-
-
-def _balanced_cp(series: list[Tensor], intervals: Sequence[Interval]) -> CP:
-    maxima = torch.stack([_maxima(c) for c in series])
-    level = maxima.prod(0) ** (1 / len(series))
-    series = [c * torch.where(m > 0, level / m, 1.0) for c, m in zip(series, maxima)]
-    return CP([ChebyshevFactor(c, i) for c, i in zip(series, intervals)], scale=None)
-
-
-def _balanced_tucker(series: list[Tensor], core: Tensor, intervals: Sequence[Interval]) -> Tucker:
-    """Largest factor 1, each in proportion to the D-th root of its slice's largest entry, no core entry increased."""
-    for d, c in enumerate(series):
-        maxima = _maxima(c)
-        series[d] = c / maxima
-        core = mode_product(core, torch.diag(maxima), d)
-    slices = [unfold(core, d)[0].abs().amax(0) for d in range(len(series))]
-    for d, largest in enumerate(slices):
-        share = (largest / largest.max()).clamp_min(torch.finfo(core.dtype).eps) ** (1 / len(series))
-        series[d] = series[d] * share
-        core = mode_product(core, torch.diag(1 / share), d)
-    return tucker([ChebyshevFactor(c, i) for c, i in zip(series, intervals)], core)
-
-
-def _maxima(coefficients: Tensor) -> Tensor:
-    """Largest absolute value of each series at nodes eight times as many as its coefficients."""
-    return torch.from_numpy(np.abs(_values(coefficients.numpy(), 8 * len(coefficients))).max(0))
-
-
-def evaluator(f: Callable, domain: Sequence[Interval]) -> Callable[[Tensor], Tensor]:
-    """A function as ``(N, D) -> (N,)``, checked at every call (Theorem 1: f is real and continuous on a compact box).
-
-    Args:
-        f: of D arguments ``(N,)`` or of one argument ``(N, D)``.
-        domain: D >= 2 intervals (a, b).
-
-    Raises:
-        ValueError: not D >= 2 finite intervals; on a call, a result of the wrong shape or with a value that is not finite.
-
-    >>> evaluator(lambda x, y: x * y, [(0, 1), (0, 2)])(torch.tensor([[0.5, 2.0]], dtype=torch.float64))
-    tensor([1.], dtype=torch.float64)
-    """
-    if len(domain) < 2:
-        raise ValueError(f"the domain must have at least 2 intervals, got {len(domain)}")
-    for interval in domain:
-        if len(interval) != 2 or not -math.inf < interval[0] < interval[1] < math.inf:
-            raise ValueError(f"each interval must be (a, b) with finite a < b, got {interval}")
-    try:
-        parameters = inspect.signature(f).parameters.values()
-        apart = len(parameters) != 1 or any(p.kind == p.VAR_POSITIONAL for p in parameters)
-    except ValueError:  # a builtin without a signature, such as torch.hypot
-        apart = True
-
-    def ask(X: Tensor) -> Tensor:
-        values = torch.as_tensor(f(*X.unbind(1)) if apart else f(X), dtype=X.dtype)
-        if values.shape != X.shape[:1]:
-            raise ValueError(f"f must map {len(X)} points to {len(X)} values, got shape {tuple(values.shape)}")
-        if not (finite := torch.isfinite(values)).all():
-            where = X[~finite][0].tolist()
-            raise ValueError(f"f must be finite on the box, but f({', '.join(f'{x:.6g}' for x in where)}) is not")
-        return values
-
-    return ask
+def maxima(coefficients: Float[Tensor, "m R"]) -> Float[Tensor, " R"]:
+    """Largest absolute value of each series, the M of Sec. A.5, at nodes eight times as many as its coefficients."""
+    return torch.from_numpy(np.abs(values_at_nodes(coefficients.numpy(), 8 * len(coefficients))).max(0))

@@ -72,3 +72,19 @@ def relative_l2(prediction: Tensor, target: Tensor) -> float:
     0.2
     """
     return torch.linalg.vector_norm(prediction - target).item() / torch.linalg.vector_norm(target).item()
+
+
+def eckart_young(target: Tensor, rank: int) -> float:
+    """Smallest relative error ``||Z - Y|| / ||Y||`` that any Z of a given rank can have, channel by channel (Table 8).
+
+    By Eckart and Young the singular values behind the rank give it; a bivariate CP network of rank R cannot do better.
+
+    Args:
+        target: ``(E, n_1, n_2)``.
+        rank: of each channel of Z, 0 or more.
+
+    >>> eckart_young(torch.diag(torch.tensor([4., 3., 0.]))[None], 1)
+    0.6
+    """
+    squares = torch.linalg.svdvals(target.double()).square()
+    return math.sqrt(squares[:, rank:].sum().item() / squares.sum().item())
