@@ -141,7 +141,7 @@ def scale(g: Model, by: float) -> Model:
     first, *rest = g.factors
     if isinstance(g, CP):
         return CP([_Scaled(first, by * g.scale), *rest], scale=None)
-    return TT([_Scaled(first, by), *rest], g.ranks) if isinstance(g, TT) else tucker(g.factors, by * g.core)
+    return TT([_Scaled(first, by), *rest], g.ranks) if isinstance(g, TT) else tucker([first, *rest], by * g.core)
 
 
 def constant(value: float, domain: Sequence[Interval], form: str) -> Model:

@@ -64,7 +64,10 @@ def expand(
         raise ValueError(f"eps must be positive and finite, got {eps}")
     if form not in FORMS:
         raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
-    check = _Check(f, domain, seed)
+    check = Check(f, domain, seed)
+    rounding = 256 * torch.finfo(torch.float64).eps * check.wanted.abs().max().item()
+    if eps < rounding:
+        raise ValueError(f"an error of {eps:g} is out of reach in float64, where f alone is rounded by {rounding:.0e}")
     tolerance, best, anchors = eps / 2, math.inf, check.X[:0]
     while True:
         full = interpolate(f, domain, tolerance, anchors=anchors, max_degree=max_degree, seed=seed)
@@ -75,14 +78,16 @@ def expand(
         # Either the fibres missed a feature of f, or they were cut too early.
         anchors, tolerance = torch.cat([anchors, worst[None]]), tolerance / 1.5
         if len(anchors) > 40:
-            raise ValueError(f"eps = {eps:g} is out of reach: the Chebyshev expansion stays at an error of {best:.1e}")
+            raise ValueError(
+                f"an error of {eps:g} is out of reach: the Chebyshev expansion stays at an error of {best:.1e}"
+            )
     tolerance = eps * 2
     while True:
         g = compress(full, form, tolerance)
         error, _ = check.error(g)
         if max(ranks(g)) > max_rank:
             raise ValueError(
-                f"eps = {eps:g} is out of reach with ranks up to {max_rank}: {name(g)} are needed for an error of {error:.1e}"
+                f"an error of {eps:g} is out of reach with ranks up to {max_rank}: {name(g)} are needed to come to {error:.1e}"
             )
         if error < 0.95 * eps:
             return g
@@ -219,8 +224,8 @@ def name(g: Model) -> str:
     return f"{type(g).__name__} rank{'s' if len(ranks(g)) > 1 else ''} {', '.join(map(str, ranks(g)))}"
 
 
-class _Check:
-    """Values of f at random points and on a coarse grid with ends and middles, to compare expansions with."""
+class Check:
+    """Values of f at random points and on a coarse grid with ends and middles, to compare expansions with (Theorem 1)."""
 
     def __init__(self, f: Callable, domain: Sequence[Interval], seed: int):
         ask = evaluator(f, domain)
