@@ -10,11 +10,14 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from seplib import activations, approximation, compression, interpolation, univariate
+from seplib import activations, approximation, compression, interpolation, metrics, univariate
 from seplib.activations import Activation
 from seplib.approximation import Certificate
 from seplib.expansions import FORMS, Interval, Model
-from seplib.separable import MLP
+from seplib.factors import FactorMLP
+from seplib.profiles import RateSettings
+from seplib.separable import CP, MLP
+from seplib.training import fit
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,38 @@ def width_curve(g: Model, activation: str | Activation, widths: Sequence[int]) -
     return pd.DataFrame({"activation": name, "width": widths, "delta": errors, "slope": slopes})
 
 
+def activation_study(
+    eps: float, widths: Sequence[int], polynomial_widths: Sequence[int], degrees=(2, 3, 5)
+) -> pd.DataFrame:
+    """Curves of :func:`width_curve` on the function "cosine" for every activation and some powers (Theorem 1).
+
+    Args:
+        eps: accuracy of the CP expansion whose factors are fitted.
+        widths: for :data:`seplib.activations.NAMES`.
+        polynomial_widths: for z^p.
+        degrees: values of p.
+    """
+    target = FUNCTIONS["cosine"]
+    g = interpolation.expand(target.f, target.domain, eps, "CP")
+    curves = [width_curve(g, name, widths) for name in activations.NAMES]
+    return pd.concat(curves + [width_curve(g, power(p), polynomial_widths) for p in degrees], ignore_index=True)
+
+
+def activation_cases(curves: pd.DataFrame, floor: float = 1e-10) -> dict[str, bool]:
+    """The cases of the claim ``thm-1-activation``: a power stalls over the last octave, the others fall (Theorem 1).
+
+    Args:
+        curves: from :func:`activation_study`.
+        floor: below it a curve has arrived at float64's rounding; its last octave is the last one that starts above.
+    """
+    cases = {}
+    for name, curve in curves.groupby("activation", sort=False):
+        above = curve.delta.shift() > floor
+        slope = curve.slope[above].iloc[-1]
+        cases[f"{name}: {'stalls' if name.startswith('z^') else 'falls'}"] = (slope > -0.05) == name.startswith("z^")
+    return {name: bool(holds) for name, holds in cases.items()}
+
+
 def power(degree: int) -> Activation:
     """The polynomial activation z^p, which Theorem 1 excludes and with which it fails.
 
@@ -197,3 +232,49 @@ def ridge_network(function: Function, width: int, activation: str = "tanh", seed
         model.weights[1][0, 0], model.biases[1][0] = torch.from_numpy(weights), 0.0
         X = interpolation.random_points(function.domain, 20_000, generator)
         return model, (model.points(X)[0] - f(X)).abs().max().item()
+
+
+def parameter_table(names: Sequence[str], widths: Sequence[int], seed: int) -> pd.DataFrame:
+    """Errors and parameter counts of :func:`ridge_network` for several functions and widths (Theorem 1)."""
+    rows = []
+    for name, width in itertools.product(names, widths):
+        _, error = ridge_network(FUNCTIONS[name], width, seed=seed)
+        rows.append(
+            {"function": name, "width": width, "parameters": width * (FUNCTIONS[name].dims + 2), "error": error}
+        )
+    return pd.DataFrame(rows)
+
+
+def trained_curve(name: str, settings: RateSettings, seed: int, device: torch.device) -> pd.DataFrame:
+    """Trained CP networks beside the best approximation of their rank, on a grid (Sec. A.1.2; Eckart and Young).
+
+    SIREN factors of width 64 and three layers (w_0 = 5), Adam with a step that falls from 3e-3 by the cosine rule; the
+    seeds are the ensemble axis and train at once.
+
+    Args:
+        name: key of :data:`FUNCTIONS`, D = 2.
+        settings: of the profile.
+        seed: of the initial weights.
+        device: where to compute.
+
+    Returns:
+        Columns ``R``, ``seed``, ``error`` (relative, Euclidean), ``floor``.
+    """
+    function, rows = FUNCTIONS[name], []
+    axes = [torch.linspace(-1, 1, settings.size, device=device)] * 2
+    target = function.f(*torch.meshgrid(*axes, indexing="ij")).expand(settings.seeds, -1, -1)
+    for rank in settings.trained_ranks:
+        generator = torch.Generator().manual_seed(seed)
+        network = dict(width=64, depth=3, omega=5.0, ensemble=settings.seeds, generator=generator, device=device)
+        model = CP([FactorMLP(rank, **network) for _ in range(2)])
+        optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.iterations)
+        fit(
+            model, axes, target, optimizer, iterations=settings.iterations,
+            callbacks=[lambda state, step=schedule.step: step() if state.iteration else None],
+        )  # fmt: skip
+        with torch.no_grad():
+            errors = (model.grid(axes) - target).flatten(1).norm(dim=1) / target.flatten(1).norm(dim=1)
+        floor = metrics.eckart_young(target[:1], rank)
+        rows += [{"R": rank, "seed": seed + i, "error": e, "floor": floor} for i, e in enumerate(errors.tolist())]
+    return pd.DataFrame(rows)
