@@ -11,7 +11,7 @@ import torch
 from IPython.display import HTML
 from matplotlib.figure import Figure
 
-from seplib import compression, interpolation, rates
+from seplib import compression, interpolation, rates, runs
 from seplib.gallery import Function
 from seplib.plotting import COLOURS
 
@@ -123,6 +123,21 @@ def trained(curves: dict[str, pd.DataFrame]) -> Figure:
         axes.set(title=name, xlabel="rank R")
     row[0, 0].set_ylabel("relative error")
     row[0, 0].legend(fontsize=8)
+    plt.close(figure)
+    return figure
+
+
+def image_ranks(table: pd.DataFrame) -> Figure:
+    """Relative error over the rank of the image, with the floor and, where it prints them, the paper's numbers (Table 8)."""
+    figure, axes = plt.subplots(figsize=(6, 3.4))
+    for method, part in table.groupby("method", sort=False):
+        axes.plot(part["data rank"], part["relative error"], "o-", color=COLOURS[method], label=method)
+        printed = [runs.rank_printed(part[i : i + 1]).popitem()[1] for i in range(len(part))]
+        if None not in printed:
+            axes.plot(part["data rank"], printed, "x:", color=COLOURS[method], label=f"{method}, paper", alpha=0.6)
+    axes.plot(part["data rank"], part.floor, "--", color="#111111", label="floor")
+    axes.set(xlabel="rank of the image", ylabel="relative error", ylim=(0, None))
+    axes.legend(fontsize=8)
     plt.close(figure)
     return figure
 

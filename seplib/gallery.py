@@ -200,6 +200,11 @@ def rank_curve(function: Function, form: str, ranks: Sequence[int], tolerance: f
     return pd.DataFrame(rows)
 
 
+def form_curves(name: str, ranks: Sequence[int]) -> pd.DataFrame:
+    """:func:`rank_curve` for the three forms one below the other (Eqs. (2) and (3))."""
+    return pd.concat([rank_curve(FUNCTIONS[name], form, ranks) for form in FORMS], ignore_index=True)
+
+
 def ridge_network(function: Function, width: int, activation: str = "tanh", seed: int = 0) -> tuple[MLP, float]:
     """A two-layer MLP without separable structure, fitted the same way, to compare parameter counts with (Theorem 1).
 

@@ -166,6 +166,26 @@ def rank_cases(table: pd.DataFrame) -> dict[str, bool]:
     return {name: bool(holds) for name, holds in cases.items()}
 
 
+def rank_errors(table: pd.DataFrame) -> dict[str, float]:
+    """Relative errors of :func:`rank_study` by "method, rank" (Table 8)."""
+    return dict(zip(_rank_names(table), table["relative error"]))
+
+
+def rank_printed(table: pd.DataFrame) -> dict[str, float | None]:
+    """What the paper prints for the same methods and ranks, None where it prints nothing (Table 8)."""
+    printed = {}
+    for name, method, rank in zip(_rank_names(table), table.method, table["data rank"]):
+        try:
+            printed[name] = claims.printed("table-8", method, str(rank))
+        except KeyError:
+            printed[name] = None
+    return printed
+
+
+def _rank_names(table: pd.DataFrame) -> pd.Series:
+    return table.method + ", rank " + table["data rank"].astype(str)
+
+
 def fit_image(target: torch.Tensor, method: str, settings: ImageSettings, seed: int, device: torch.device) -> ImageRun:
     """Fit an RGB image channel by channel, the three channels in one batched pass (Sec. A.12).
 
