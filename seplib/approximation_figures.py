@@ -165,12 +165,12 @@ def rank_slider(function: Function, ranks: Sequence[int], size: int = 97) -> HTM
         for part in row:
             part.grid(False)
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=75)
+        figure.savefig(buffer, format="jpeg", dpi=80, pil_kwargs={"quality": 80, "optimize": True})
         plt.close(figure)
         frames.append(base64.b64encode(buffer.getvalue()).decode())
     images = "".join(
         f'<img alt="expansion of rank {rank} and its error" style="display:{"block" if i == 0 else "none"};max-width:100%" '
-        f'src="data:image/png;base64,{data}">'
+        f'src="data:image/jpeg;base64,{data}">'
         for i, (rank, data) in enumerate(zip(ranks, frames))
     )
     script = (

@@ -191,7 +191,8 @@ def rank_curve(function: Function, form: str, ranks: Sequence[int], tolerance: f
     Returns:
         Columns ``form``, ``R``, ``error``, ``outputs`` (of all factors together).
     """
-    full = interpolation.interpolate(function.f, function.domain, tolerance)
+    centre = torch.zeros(1, function.dims, dtype=torch.float64)
+    full = interpolation.interpolate(function.f, function.domain, tolerance, anchors=centre)
     check = interpolation.Check(function.f, function.domain, seed=0)
     rows = []
     for rank in ranks:
