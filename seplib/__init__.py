@@ -4,7 +4,7 @@ A compact companion library to the paper of that title (ICLR 2026): one module f
 names the equation, theorem or section that it belongs to.
 """
 
-from seplib import activations, claims, ntk, preconditioning, targets, tensorops
+from seplib import activations, approximation, claims, expansions, ntk, preconditioning, targets, tensorops
 from seplib.factors import FactorMLP, FourierFeatures
 from seplib.preconditioning import SepPGD
 from seplib.separable import CP, MLP, TT, Tucker
@@ -19,7 +19,9 @@ __all__ = [
     "SepPGD",
     "Tucker",
     "activations",
+    "approximation",
     "claims",
+    "expansions",
     "fit",
     "ntk",
     "preconditioning",

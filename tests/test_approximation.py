@@ -7,11 +7,12 @@ import math
 import dense
 import hypothesis.strategies as st
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
 
-from seplib import CP, TT, Tucker, activations, approximation, expansions, gallery, interpolation, rates, univariate
+from seplib import (CP, TT, Tucker, activations, approximation, approximation_figures, expansions, gallery, interpolation, rates, univariate)
 from seplib.expansions import FORMS
 
 BOX = [(-1.0, 1.0), (0.0, 3.0)]
@@ -274,3 +275,24 @@ def test_dense_agreement_of_grid_and_points(built):
     axes = [torch.linspace(a, b, n, dtype=torch.float64) for (a, b), n in zip(BOX_3, (3, 4, 5))]
     wanted = model.points(dense.grid_points(axes)).reshape(1, 3, 4, 5)
     dense.agree(model.grid(axes).detach(), wanted.detach(), 1e-12)
+
+
+def test_the_slider_carries_its_pictures_and_asks_no_other_host():
+    text = approximation_figures.rank_slider(gallery.FUNCTIONS["cosine"], (1, 3), size=17).data
+    assert text.count("<img") == 2 and text.count("data:image/jpeg;base64,") == 2
+    assert 'type="range" min="0" max="1"' in text and "http" not in text
+
+
+def test_activation_cases_judge_the_last_octave_above_rounding():
+    curves = pd.DataFrame(
+        {
+            "activation": ["tanh"] * 4 + ["z^2"] * 3,
+            "width": [8, 16, 32, 64, 8, 16, 32],
+            "delta": [1e-2, 1e-6, 1e-11, 2e-11, 0.3, 0.2, 0.2],
+            "slope": [np.nan, -13.0, -16.0, 1.0, np.nan, -0.5, 0.0],
+        }
+    )
+    assert gallery.activation_cases(curves) == {"tanh: falls": True, "z^2: stalls": True}
+    curves.loc[6, "slope"] = -0.3
+    curves.loc[2, "slope"] = 0.0
+    assert gallery.activation_cases(curves) == {"tanh: falls": False, "z^2: stalls": False}
