@@ -145,7 +145,7 @@ def _verdict_cell(entry: dict[str, Any]) -> str:
         failing = [name for name, holds in entry["cases"].items() if not holds]
         parts.append(f'<p class="cases">fails: {html.escape(", ".join(failing))}</p>')
     if entry.get("assumed"):
-        parts.append(f'<p class="cases">assumed: {html.escape(entry["assumed"])}</p>')
+        parts.append(f"<details><summary>assumed</summary>{html.escape(entry['assumed'])}</details>")
     return "".join(parts)
 
 
@@ -162,7 +162,7 @@ def _links(root: Path, place: dict[str, Any], known: dict[str, Label]) -> str:
         links.append(f"{{py:obj}}`{place['function'].removeprefix('seplib.')} <{place['function']}>`")
     if place["test"]:
         path, _, test = place["test"].partition("::")
-        links.append(f"[{test or path}]({repository(root)}/{path})")
+        links.append(f'[test]({repository(root)}/{path} "{test}")')
     return " · ".join(filter(None, links)) or "not written yet"
 
 
@@ -344,13 +344,16 @@ def api(root: Path, staged: Path) -> str:
 def anchors(root: Path, staged: Path) -> str:
     """A row for each numbered thing of the paper, with a label and the place in the book where it is."""
     known = labels(staged)
-    rows = [":::{list-table}\n:header-rows: 1\n:class: anchors\n\n* - In the paper\n  - What it is\n  - In the book"]
+    rows = [
+        ":::{list-table}\n:header-rows: 1\n:class: anchors\n\n* - In the paper\n  - What it is\n  - In the book\n  - Claims"
+    ]
     for key, (text, *claim_ids) in anchor_list(root).items():
         kind, number = key.split("-", 1)
         shown = _KINDS[kind].format(number.upper().replace("-", ".") if kind == "sec" else number)
-        here = [reference(key, known)] if key in known else []
-        here += [f"{{ref}}`{id} <claim-{id}>`" for id in claim_ids]
-        rows.append(f"* - (paper-{key})=\n    {shown}\n  - {text}\n  - {', '.join(filter(None, here)) or '–'}")
+        scored = ", ".join(f"{{ref}}`{id} <claim-{id}>`" for id in claim_ids)
+        rows.append(
+            f"* - (paper-{key})=\n    {shown}\n  - {text}\n  - {reference(key, known) or '–'}\n  - {scored or '–'}"
+        )
     return "\n".join(rows) + "\n:::\n"
 
 
