@@ -12,7 +12,19 @@ import pytest
 import torch
 from hypothesis import given
 
-from seplib import (CP, TT, Tucker, activations, approximation, approximation_figures, expansions, gallery, interpolation, rates, univariate)
+from seplib import (
+    CP,
+    TT,
+    Tucker,
+    activations,
+    approximation,
+    approximation_figures,
+    expansions,
+    gallery,
+    interpolation,
+    rates,
+    univariate,
+)
 from seplib.expansions import FORMS
 
 BOX = [(-1.0, 1.0), (0.0, 3.0)]
