@@ -4,7 +4,18 @@ A compact companion library to the paper of that title (ICLR 2026): one module f
 names the equation, theorem or section that it belongs to.
 """
 
-from seplib import activations, claims, dynamics, limits, ntk, preconditioning, targets, tensorops
+from seplib import (
+    activations,
+    approximation,
+    claims,
+    dynamics,
+    expansions,
+    limits,
+    ntk,
+    preconditioning,
+    targets,
+    tensorops,
+)
 from seplib.factors import FactorMLP, FourierFeatures
 from seplib.preconditioning import SepPGD
 from seplib.separable import CP, MLP, TT, Tucker
@@ -19,8 +30,10 @@ __all__ = [
     "SepPGD",
     "Tucker",
     "activations",
+    "approximation",
     "claims",
     "dynamics",
+    "expansions",
     "fit",
     "limits",
     "ntk",

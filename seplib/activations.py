@@ -173,11 +173,12 @@ _BUILDERS: dict[str, Callable[[float], Activation]] = {
 NAMES = tuple(_BUILDERS)
 
 
-def get(name: str, omega: float = 1.0) -> Activation:
+def get(name: str | Activation, omega: float = 1.0) -> Activation:
     """Look up an activation by name (Theorem 2, Table 5).
 
     Args:
-        name: one of :data:`NAMES`. ``"leaky_relu"`` has slope 0.01 on the left, torch's default.
+        name: one of :data:`NAMES`, or an activation of one's own, which is handed back as it is. ``"leaky_relu"`` has
+            slope 0.01 on the left, torch's default.
         omega: frequency of ``"sine"`` and ``"cos"``; the others have none.
 
     Raises:
@@ -186,6 +187,8 @@ def get(name: str, omega: float = 1.0) -> Activation:
     >>> get("sine", omega=30.0).slope(torch.zeros(1))
     tensor([30.])
     """
+    if isinstance(name, Activation):
+        return name
     if name not in _BUILDERS:
         raise ValueError(f"activation must be one of {', '.join(NAMES)}, got {name!r}")
     return _BUILDERS[name](omega)

@@ -39,7 +39,7 @@ class EnsembleMLP(nn.Module):
         *,
         width: int,
         depth: int,
-        activation: str = "sine",
+        activation: str | activations.Activation = "sine",
         omega: float = 30.0,
         parametrization: str = "siren",
         ensemble: int = 1,
@@ -169,7 +169,7 @@ class FactorMLP(EnsembleMLP):
         rank: number of outputs R (for TT ``R_{d-1} R_d``).
         width: hidden width W.
         depth: number of linear layers L; ``parametrization="ntk"`` with depth 2 is the network of Theorem 2.
-        activation: one of :data:`seplib.activations.NAMES`.
+        activation: one of :data:`seplib.activations.NAMES`, or an :class:`seplib.activations.Activation`.
         omega: frequency of the periodic activations, w_0 of SIREN.
         parametrization: "siren", "ntk" or "torch", see :class:`EnsembleMLP`.
         encoding: module that maps ``(n,)`` to ``(n, m)`` before the first layer, such as :class:`FourierFeatures`.
@@ -191,7 +191,7 @@ class FactorMLP(EnsembleMLP):
         *,
         width: int,
         depth: int,
-        activation: str = "sine",
+        activation: str | activations.Activation = "sine",
         omega: float = 30.0,
         parametrization: str = "siren",
         encoding: nn.Module | None = None,

@@ -99,3 +99,19 @@ def slope(x: Sequence[float], runs: np.ndarray, level: float = 0.95) -> tuple[fl
     if len(slopes) > 1:
         half = stats.t.ppf((1 + level) / 2, len(slopes) - 1) * slopes.std(ddof=1) / len(slopes) ** 0.5
     return float(slopes.mean()), float(slopes.mean() - half), float(slopes.mean() + half)
+
+
+def eckart_young(target: Tensor, rank: int) -> float:
+    """Smallest relative error ``||Z - Y|| / ||Y||`` that any Z of a given rank can have, channel by channel (Table 8).
+
+    By Eckart and Young the singular values behind the rank give it; a bivariate CP network of rank R cannot do better.
+
+    Args:
+        target: ``(E, n_1, n_2)``.
+        rank: of each channel of Z, 0 or more.
+
+    >>> eckart_young(torch.diag(torch.tensor([4., 3., 0.]))[None], 1)
+    0.6
+    """
+    squares = torch.linalg.svdvals(target.double()).square()
+    return math.sqrt(squares[:, rank:].sum().item() / squares.sum().item())

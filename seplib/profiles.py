@@ -139,6 +139,59 @@ class NtkTrainingSettings:
 
 
 @dataclass(frozen=True)
+class ApproximationSettings:
+    """Networks constructed for given functions (Theorem 1).
+
+    Attributes:
+        functions: names in :data:`seplib.gallery.FUNCTIONS`.
+        eps: accuracies for every function.
+        eps_analytic: accuracies for the analytic ones beside these.
+        widths: of the curves of factor error over width.
+        polynomial_widths: the same for the polynomial activations.
+        mlp_widths: of the two-layer MLPs without separable structure.
+    """
+
+    functions: tuple[str, ...]
+    eps: tuple[float, ...]
+    eps_analytic: tuple[float, ...]
+    widths: tuple[int, ...]
+    polynomial_widths: tuple[int, ...]
+    mlp_widths: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class RateSettings:
+    """Error over rank: bounds, best approximation, training (Sec. A.1.2).
+
+    Attributes:
+        ranks: of the curves.
+        trained_ranks: of the trained networks.
+        size: grid points an axis for training.
+        iterations: of Adam.
+        seeds: number of seeds.
+    """
+
+    ranks: tuple[int, ...]
+    trained_ranks: tuple[int, ...]
+    size: int
+    iterations: int
+    seeds: int
+
+
+@dataclass(frozen=True)
+class ImageRankSettings:
+    """Images of limited rank (Table 8).
+
+    Attributes:
+        data_ranks: ranks the image is truncated to.
+        run: image, size and training; ``run.rank`` is the networks' rank.
+    """
+
+    data_ranks: tuple[int, ...]
+    run: ImageSettings
+
+
+@dataclass(frozen=True)
 class Profile:
     """Settings of every notebook (Sec. A.12)."""
 
@@ -146,6 +199,9 @@ class Profile:
     ntk_exact: NtkExactSettings
     ntk_limits: NtkLimitsSettings
     ntk_training: NtkTrainingSettings
+    approximation: ApproximationSettings
+    approximation_rates: RateSettings
+    image_rank: ImageRankSettings
 
 
 _PROFILES = {
@@ -209,6 +265,33 @@ _PROFILES = {
             spectrum_size=128,
             others=(("erf", 1.0), ("gelu", 1.0), ("relu", 1.0), ("sine", 1.0), ("sine", 3.0), ("sine", 10.0)),
         ),
+        approximation=ApproximationSettings(
+            functions=("cosine", "ridge-3"),
+            eps=(1e-1, 1e-2),
+            eps_analytic=(1e-5,),
+            widths=(16, 32, 64, 128),
+            polynomial_widths=(16, 32, 64, 128),
+            mlp_widths=(64, 256),
+        ),
+        approximation_rates=RateSettings(
+            ranks=(1, 2, 3, 4, 6, 8, 12, 16), trained_ranks=(1, 2, 4, 8), size=32, iterations=300, seeds=1
+        ),
+        image_rank=ImageRankSettings(
+            data_ranks=(12, 48),
+            run=ImageSettings(
+                images=("astronaut",),
+                size=64,
+                seeds=(1,),
+                rank=12,
+                width=64,
+                depth=3,
+                omega=30.0,
+                k=20,
+                update_every=10,
+                learning_rate=5e-4,
+                iterations=200,
+            ),
+        ),
     ),
     "paper": Profile(
         image_representation=ImageSettings(
@@ -269,6 +352,44 @@ _PROFILES = {
             amplitude=0.5,
             spectrum_size=1024,
             others=(("erf", 1.0), ("gelu", 1.0), ("relu", 1.0), ("sine", 1.0), ("sine", 3.0), ("sine", 10.0)),
+        ),
+        approximation=ApproximationSettings(
+            functions=(
+                "cosine",
+                "wave",
+                "front",
+                "crease",
+                "bump-3",
+                "ridge-3",
+                "creases-3",
+                "ridge-4",
+                "wave-4",
+                "sum-6",
+            ),
+            eps=(1e-1, 1e-2, 1e-3),
+            eps_analytic=(1e-5,),
+            widths=(8, 16, 32, 64, 128, 256, 512),
+            polynomial_widths=(8, 16, 32, 64, 128, 256, 512),
+            mlp_widths=(64, 128, 256, 512, 1024),
+        ),
+        approximation_rates=RateSettings(
+            ranks=(1, 2, 3, 4, 6, 8, 12, 16, 24, 32), trained_ranks=(1, 2, 4, 8, 16), size=64, iterations=3000, seeds=3
+        ),
+        image_rank=ImageRankSettings(
+            data_ranks=(100, 200, 300, 400, 500),
+            run=ImageSettings(
+                images=("plane",),
+                size=512,
+                seeds=(1,),
+                rank=100,
+                width=500,
+                depth=3,
+                omega=30.0,
+                k=70,
+                update_every=10,
+                learning_rate=1e-4,
+                iterations=1300,
+            ),
         ),
     ),
 }

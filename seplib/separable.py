@@ -13,25 +13,27 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seplib import tensorops
-from seplib.factors import EnsembleMLP, FactorMLP
+from seplib.factors import EnsembleMLP
 
 
 class CP(nn.Module):
     """CP separable network, ``f(x) = s sum_r prod_d f_d(x_d)_r``, Eq. (2).
 
     Args:
-        factors: D >= 2 factor networks of one rank and one ensemble size.
+        factors: D >= 2 factor networks of one rank and one ensemble size, or other univariate modules with ``rank``
+            and ``ensemble``.
         scale: ``"rank"`` for the factor s = 1/sqrt(R) of Lemma 1 and Definition 1, None for s = 1 as in Eq. (2).
 
     Raises:
         ValueError: fewer than two factors, unequal ranks or ensembles, an unknown scale.
 
+    >>> from seplib import FactorMLP
     >>> model = CP([FactorMLP(4, width=8, depth=2) for _ in range(2)])
     >>> model.grid([torch.linspace(-1, 1, 3), torch.linspace(-1, 1, 5)]).shape
     torch.Size([1, 3, 5])
     """
 
-    def __init__(self, factors: Sequence[FactorMLP], scale: str | None = "rank"):
+    def __init__(self, factors: Sequence[nn.Module], scale: str | None = "rank"):
         super().__init__()
         _check_family(factors, [factors[0].rank] * len(factors) if factors else [], "one CP rank")
         if scale not in ("rank", None):
@@ -83,12 +85,13 @@ class TT(nn.Module):
     Raises:
         ValueError: fewer than two factors, unequal ensembles, ranks that do not fit the factors.
 
+    >>> from seplib import FactorMLP
     >>> model = TT([FactorMLP(r, width=8, depth=2) for r in (2, 6, 3)], ranks=(2, 3))
     >>> model.points(torch.zeros(5, 3)).shape
     torch.Size([1, 5])
     """
 
-    def __init__(self, factors: Sequence[FactorMLP], ranks: Sequence[int]):
+    def __init__(self, factors: Sequence[nn.Module], ranks: Sequence[int]):
         super().__init__()
         full = (1, *ranks, 1)
         _check_family(factors, [a * b for a, b in itertools.pairwise(full)], f"TT ranks {tuple(ranks)}")
@@ -140,16 +143,17 @@ class Tucker(nn.Module):
     Raises:
         ValueError: fewer than two factors, unequal ensembles, ranks that do not fit the factors.
 
+    >>> from seplib import FactorMLP
     >>> model = Tucker([FactorMLP(r, width=8, depth=2) for r in (2, 3)], ranks=(2, 3))
     >>> model.grid([torch.zeros(4), torch.zeros(5)]).shape
     torch.Size([1, 4, 5])
     """
 
-    def __init__(self, factors: Sequence[FactorMLP], ranks: Sequence[int], generator: torch.Generator | None = None):
+    def __init__(self, factors: Sequence[nn.Module], ranks: Sequence[int], generator: torch.Generator | None = None):
         super().__init__()
         _check_family(factors, list(ranks), f"Tucker ranks {tuple(ranks)}")
         self.factors = nn.ModuleList(factors)
-        weight = factors[0].weights[0]
+        weight = next(itertools.chain(factors[0].parameters(), factors[0].buffers()))
         shape = (factors[0].ensemble, *ranks)
         core = torch.randn(shape, dtype=torch.float64, generator=generator, device=generator and generator.device)
         self.core = nn.Parameter((core / math.prod(ranks) ** 0.5).to(weight.device, weight.dtype))
@@ -232,7 +236,7 @@ class _CPProduct(torch.autograd.Function):
         return tuple(tensorops.mttkrp(cotangent, ctx.saved_tensors))
 
 
-def _check_family(factors: Sequence[FactorMLP], outputs: Sequence[int], wanted: str) -> None:
+def _check_family(factors: Sequence[nn.Module], outputs: Sequence[int], wanted: str) -> None:
     if len(factors) < 2:
         raise ValueError(f"a separable network needs at least 2 factors, got {len(factors)}")
     if len({f.ensemble for f in factors}) > 1:

@@ -117,3 +117,25 @@ def _square(pixels: np.ndarray, size: int) -> Float[Tensor, "3 H W"]:
     if side != size:
         values = resize(values, (size, size), anti_aliasing=side > size)
     return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1))).float()
+
+
+def truncate(values: Tensor, rank: int) -> Float[Tensor, "C H W"]:
+    """Best approximation of a given rank to each channel of an image, by its singular value decomposition (Table 8).
+
+    Args:
+        values: ``(C, H, W)``.
+        rank: 1 to min(H, W).
+
+    Returns:
+        In the dtype of the values; not clipped to [0, 1].
+
+    Raises:
+        ValueError: a rank out of range.
+
+    >>> torch.linalg.matrix_rank(truncate(torch.rand(3, 8, 8), 2)).tolist()
+    [2, 2, 2]
+    """
+    if not 1 <= rank <= min(values.shape[1:]):
+        raise ValueError(f"rank must be between 1 and {min(values.shape[1:])}, got {rank}")
+    U, s, V = torch.linalg.svd(values.double(), full_matrices=False)
+    return ((U[..., :rank] * s[:, None, :rank]) @ V[:, :rank]).to(values.dtype)

@@ -1,0 +1,184 @@
+"""Figures of the approximation notebooks (Theorem 1, Sec. A.1.2)."""
+
+import base64
+import io
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from IPython.display import HTML
+from matplotlib.figure import Figure
+
+from seplib import compression, interpolation, rates, runs
+from seplib.gallery import Function
+from seplib.plotting import COLOURS
+
+_FORMS = {"CP": "#0072B2", "TT": "#D55E00", "Tucker": "#009E73"}
+
+
+def certificates(table: pd.DataFrame) -> Figure:
+    """Measured gap between expansion and network under both bounds and eps, case by case (Theorem 1, Sec. A.5)."""
+    figure, row = plt.subplots(1, 3, figsize=(9, 3.6), sharey=True)
+    for axes, (form, colour) in zip(row, _FORMS.items()):
+        cases = table[table.form == form].reset_index()
+        axes.semilogy(cases.index, cases.eps / 2, "_", color="#111111", markersize=7, label="eps / 2")
+        axes.semilogy(cases.index, cases.bound, "v", color=colour, markersize=4, label="proof's bound")
+        axes.semilogy(cases.index, cases.sharp, "d", color=colour, markersize=3, alpha=0.6, label="term by term")
+        axes.semilogy(cases.index, cases.gap, "o", color=colour, markersize=3, mfc="white", label="measured")
+        axes.vlines(cases.index, cases.gap, cases.bound, color=colour, alpha=0.25, linewidth=1)
+        axes.set(title=form, xlabel="case (function, eps)", xticks=[])
+    row[0].set_ylabel("|expansion - network|")
+    row[0].legend(fontsize=8)
+    plt.close(figure)  # the caller shows it; an open figure would be shown a second time
+    return figure
+
+
+def parameters(table: pd.DataFrame, mlp: pd.DataFrame) -> Figure:
+    """Parameters over the error reached, three forms and the two-layer MLP, one panel a function (Theorem 1)."""
+    names = list(mlp.function.unique())
+    figure, row = plt.subplots(1, len(names), figsize=(3 * len(names), 3.2), sharey=True, squeeze=False)
+    for axes, name in zip(row[0], names):
+        for form, colour in _FORMS.items():
+            cases = table[(table.function == name) & (table.form == form)]
+            axes.loglog(cases.error, cases.parameters, "o-", color=colour, label=form, markersize=4)
+        cases = mlp[mlp.function == name]
+        axes.loglog(cases.error, cases.parameters, "s--", color=COLOURS["MLP"], label="MLP", markersize=4)
+        axes.invert_xaxis()
+        axes.set(title=name, xlabel="sup error")
+    row[0, 0].set_ylabel("parameters")
+    row[0, 0].legend(fontsize=8)
+    plt.close(figure)
+    return figure
+
+
+def widths(curves: pd.DataFrame) -> Figure:
+    """Largest factor error over the width for every activation, powers dashed (Theorem 1)."""
+    figure, axes = plt.subplots(figsize=(7, 3.8))
+    for index, (name, curve) in enumerate(curves.groupby("activation", sort=False)):
+        polynomial = name.startswith("z^")
+        colour = "#9aa3ad" if polynomial else plt.get_cmap("tab10")(index)
+        axes.loglog(curve.width, curve.delta, "--" if polynomial else "-", color=colour, marker="o", markersize=3)
+        axes.annotate(
+            name, (curve.width.iloc[-1], curve.delta.iloc[-1]), (5, -3), textcoords="offset points", fontsize=8
+        )
+    axes.set(xlabel="width W", ylabel="largest factor error delta")
+    axes.margins(x=0.12)
+    plt.close(figure)
+    return figure
+
+
+def ranks(function: Function, curve: pd.DataFrame, largest: float) -> Figure:
+    """Sup error over the CP rank for D = 2 under the bound for analytic functions (Sec. A.1.2).
+
+    Args:
+        function: D = 2, analytic in x inside the Bernstein ellipse of parameter ``largest`` for every y.
+        curve: from :func:`seplib.gallery.rank_curve`.
+        largest: rho of that ellipse.
+    """
+    figure, axes = plt.subplots(figsize=(6, 3.4))
+    axes.semilogy(curve.R, curve.error, "o-", color=_FORMS["CP"], label="measured")
+    bounds = [rates.best_analytic_bound(function.f, rank, largest) for rank in curve.R]
+    axes.semilogy(curve.R, bounds, "--", color="#111111", label="bound")
+    axes.set(xlabel="rank R", ylabel="sup error", title=f"${function.formula}$")
+    axes.legend()
+    plt.close(figure)
+    return figure
+
+
+def kinks(curve: pd.DataFrame, order: int, variation: float) -> Figure:
+    """Sup error over the CP rank for a function with a kink, under the bound for bounded variation (Sec. A.1.2)."""
+    figure, axes = plt.subplots(figsize=(6, 3.4))
+    axes.loglog(curve.R, curve.error, "o-", color=_FORMS["CP"], label="measured")
+    axes.loglog(
+        curve.R, [rates.sobolev_bound(variation, order, rank) for rank in curve.R], "--", color="#111111", label="bound"
+    )
+    axes.set(xlabel="rank R", ylabel="sup error")
+    axes.legend()
+    plt.close(figure)
+    return figure
+
+
+def forms(curves: dict[str, pd.DataFrame]) -> Figure:
+    """Sup error over the rank for the three forms, one panel a function (Eqs. (2) and (3))."""
+    figure, row = plt.subplots(1, len(curves), figsize=(3.2 * len(curves), 3.2), sharey=True, squeeze=False)
+    for axes, (name, curve) in zip(row[0], curves.items()):
+        for form, part in curve.groupby("form", sort=False):
+            axes.loglog(part.R, part.error.clip(lower=1e-14), "o-", color=_FORMS[form], label=form, markersize=4)
+        axes.set(title=name, xlabel="rank (largest one)")
+    row[0, 0].set_ylabel("sup error")
+    row[0, 0].legend(fontsize=8)
+    plt.close(figure)
+    return figure
+
+
+def trained(curves: dict[str, pd.DataFrame]) -> Figure:
+    """Relative error of trained CP networks over the rank, above the Eckart-Young floor (Sec. A.1.2)."""
+    figure, row = plt.subplots(1, len(curves), figsize=(3.2 * len(curves), 3.2), sharey=True, squeeze=False)
+    for axes, (name, curve) in zip(row[0], curves.items()):
+        floor = curve.groupby("R").floor.first().clip(lower=1e-8)
+        axes.semilogy(floor.index, floor, "--", color="#111111", label="best of rank R")
+        axes.semilogy(curve.R, curve.error, "o", color=COLOURS["SepNN"], markersize=4, label="trained")
+        axes.set(title=name, xlabel="rank R")
+    row[0, 0].set_ylabel("relative error")
+    row[0, 0].legend(fontsize=8)
+    plt.close(figure)
+    return figure
+
+
+def image_ranks(table: pd.DataFrame) -> Figure:
+    """Relative error over the rank of the image, with the floor and, where it prints them, the paper's numbers (Table 8)."""
+    figure, axes = plt.subplots(figsize=(6, 3.4))
+    for method, part in table.groupby("method", sort=False):
+        axes.plot(part["data rank"], part["relative error"], "o-", color=COLOURS[method], label=method)
+        printed = [runs.rank_printed(part[i : i + 1]).popitem()[1] for i in range(len(part))]
+        if None not in printed:
+            axes.plot(part["data rank"], printed, "x:", color=COLOURS[method], label=f"{method}, paper", alpha=0.6)
+    axes.plot(part["data rank"], part.floor, "--", color="#111111", label="floor")
+    axes.set(xlabel="rank of the image", ylabel="relative error", ylim=(0, None))
+    axes.legend(fontsize=8)
+    plt.close(figure)
+    return figure
+
+
+def rank_slider(function: Function, ranks: Sequence[int], size: int = 97) -> HTML:
+    """A slider over the rank: best expansion of that rank and its error, as pictures inside the page (Eq. (2)).
+
+    The frames are drawn beforehand and the few words of script stand in the page, so that it works without network.
+    """
+    full = interpolation.interpolate(function.f, function.domain, 1e-9)
+    axes = [torch.linspace(-1, 1, size, dtype=torch.float64)] * 2
+    wanted = function.f(*torch.meshgrid(*axes, indexing="ij"))
+    frames = []
+    for rank in ranks:
+        with torch.no_grad():
+            values = compression.compress(full, "CP", 0.0, max_rank=rank).grid(axes)[0]
+        error = (values - wanted).abs()
+        figure, row = plt.subplots(1, 2, figsize=(6.2, 2.9))
+        show = dict(origin="lower", extent=(-1, 1, -1, 1))
+        row[0].imshow(values.T, vmin=wanted.min(), vmax=wanted.max(), cmap="viridis", **show)
+        row[0].set_title(f"rank {rank}")
+        picture = row[1].imshow(np.log10(error.T + 1e-9), vmin=-8, vmax=0, cmap="magma", **show)
+        row[1].set_title(f"log10 of the error, largest {error.max():.0e}")
+        figure.colorbar(picture, ax=row[1])
+        for part in row:
+            part.grid(False)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="jpeg", dpi=80, pil_kwargs={"quality": 80, "optimize": True})
+        plt.close(figure)
+        frames.append(base64.b64encode(buffer.getvalue()).decode())
+    images = "".join(
+        f'<img alt="expansion of rank {rank} and its error" style="display:{"block" if i == 0 else "none"};max-width:100%" '
+        f'src="data:image/jpeg;base64,{data}">'
+        for i, (rank, data) in enumerate(zip(ranks, frames))
+    )
+    script = (
+        "const f=this.closest('figure');f.querySelectorAll('img').forEach("
+        "(e,i)=>e.style.display=i==this.value?'block':'none')"
+    )
+    return HTML(
+        f'<figure style="margin:0"><label>rank R: {ranks[0]} to {ranks[-1]} '
+        f'<input type="range" min="0" max="{len(ranks) - 1}" value="0" step="1" style="width:60%" '
+        f'aria-label="rank R" oninput="{script}"></label>{images}</figure>'
+    )

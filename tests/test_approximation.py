@@ -1,0 +1,310 @@
+"""Theorem 1 as a program: certificates checked again by other code, limits, and what a polynomial cannot do."""
+
+import dataclasses
+import itertools
+import math
+
+import dense
+import hypothesis.strategies as st
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+
+from seplib import (
+    CP,
+    TT,
+    Tucker,
+    activations,
+    approximation,
+    approximation_figures,
+    expansions,
+    gallery,
+    interpolation,
+    rates,
+    univariate,
+)
+from seplib.expansions import FORMS
+
+BOX = [(-1.0, 1.0), (0.0, 3.0)]
+BOX_3 = [(-1.0, 1.0), (0.0, 1.0), (-2.0, 0.0)]
+
+
+def bell(x, y):
+    return torch.exp(-(x**2)) / (1 + x * y + y**2)
+
+
+def bell_3(x, y, z):
+    return torch.exp(-(x**2)) / (1 + x * y + y**2) + z * x
+
+
+@pytest.fixture(scope="module", params=FORMS)
+def built(request):
+    """A network in three dimensions and its expansion, built once a form."""
+    return approximation.approximate(bell_3, BOX_3, 1e-3, request.param)
+
+
+def network_value(model, x: list[float]) -> float:
+    """The network at one point by Theorem 1's formula, with plain numpy: W_2 sigma(W_1 x + b) and sums over the ranks."""
+    factors = []
+    for factor, t in zip(model.factors, x):
+        W1, W2 = (w.detach()[0].numpy() for w in factor.weights)
+        assert len(factor.biases) == 1, "the class of Theorem 1 has no output bias"
+        factors.append(W2 @ np.tanh(W1[:, 0] * t + factor.biases[0].detach()[0].numpy()) / math.sqrt(len(W1)))
+    if isinstance(model, CP):
+        return model.scale * sum(math.prod(f[r] for f in factors) for r in range(len(factors[0])))
+    if isinstance(model, TT):
+        full, product = (1, *model.ranks, 1), np.eye(1)
+        for d, f in enumerate(factors):
+            product = product @ f.reshape(full[d], full[d + 1])
+        return product.item()
+    core = model.core.detach()[0].numpy()
+    return sum(core[i] * math.prod(f[j] for f, j in zip(factors, i)) for i in np.ndindex(*core.shape))
+
+
+def test_the_network_is_of_the_theorems_class_and_close_to_f(built):
+    model, certificate = built
+    assert type(model) is {"CP": CP, "TT": TT, "Tucker": Tucker}[certificate.form]
+    assert certificate.parameters == sum(p.numel() for p in model.parameters())
+    assert certificate.ranks == expansions.ranks(model)
+    assert all(p.dtype == torch.float64 for p in model.parameters())
+    rng = np.random.default_rng(3)
+    X = [[rng.uniform(a, b) for a, b in BOX_3] for _ in range(40)] + list(itertools.product(*BOX_3))
+    errors = [abs(network_value(model, x) - bell_3(*map(torch.tensor, x)).item()) for x in X]
+    assert max(errors) < 1e-3
+    assert max(errors) < 1.5 * certificate.error, "the certificate's maximum is over far more points"
+
+
+def test_the_certificate_is_what_other_code_measures(built):
+    """M, delta, both bounds and the gap once more, from a rebuilt expansion and factors sampled elsewhere."""
+    model, c = built
+    g = interpolation.expand(bell_3, BOX_3, 5e-4, c.form)
+    with torch.no_grad():
+        pairs = []
+        for series, factor, (a, b) in zip(g.factors, model.factors, BOX_3):
+            x = torch.linspace(a, b, 3001, dtype=torch.float64)
+            pairs.append((series(x)[0], factor(x)[0]))
+        X = interpolation.random_points(BOX_3, 2000, torch.Generator().manual_seed(9))
+        gap = (g.points(X) - model.points(X)).abs().max().item()
+    M = max(max(s.abs().max().item(), n.abs().max().item()) for s, n in pairs)
+    delta = max((s - n).abs().max().item() for s, n in pairs)
+    assert pytest.approx(M, rel=1e-4) == c.M
+    assert delta <= c.delta * 1.001 and delta > 0.8 * c.delta
+    entries = math.prod(c.ranks) * (g.core.abs().max().item() if c.form == "Tucker" else 1)
+    assert c.bound == pytest.approx(entries * 3 * c.M**2 * c.delta, rel=1e-12)
+    assert gap <= c.gap * 1.001
+    assert c.gap <= c.sharp * 1.001 <= c.bound * 1.01
+    assert c.bound_holds and c.closed and c.error < c.eps
+    sizes, faults = (
+        [m.amax(0) for m in part] for part in zip(*((torch.maximum(s.abs(), n.abs()), (s - n).abs()) for s, n in pairs))
+    )
+    total = 0.0
+    for d in range(3):
+        f = [faults[i] if i == d else sizes[i] for i in range(3)]
+        if c.form == "CP":
+            total += sum(f[0][r] * f[1][r] * f[2][r] for r in range(c.ranks[0])).item()
+        elif c.form == "TT":
+            for r, s in np.ndindex(*c.ranks):
+                total += (f[0][r] * f[1][r * c.ranks[1] + s] * f[2][s]).item()
+        else:
+            for r in np.ndindex(*c.ranks):
+                total += (g.core[0][r].abs() * f[0][r[0]] * f[1][r[1]] * f[2][r[2]]).item()
+    assert total == pytest.approx(c.sharp, rel=0.1)
+
+
+def test_the_grid_is_finer_than_the_construction(built):
+    _, c = built
+    assert all(points > degree + 1 for points, degree in zip(c.grid, c.degrees))
+    assert c.random == 100_000
+
+
+@given(st.lists(st.tuples(st.floats(-2, 2), st.floats(-2, 2)), min_size=2, max_size=6))
+def test_the_generalized_product_inequality(pairs):
+    """|prod a - prod b| <= sum over d of |a_d - b_d| prod_{j<d} |a_j| prod_{j>d} |b_j| <= D M^(D-1) delta."""
+    a, b = zip(*pairs)
+    left = abs(math.prod(a) - math.prod(b))
+    D = len(a)
+    middle = sum(abs(a[d] - b[d]) * math.prod(map(abs, a[:d])) * math.prod(map(abs, b[d + 1 :])) for d in range(D))
+    M, delta = max(map(abs, a + b)), max(abs(x - y) for x, y in pairs)
+    assert left <= middle + 1e-12 and middle <= D * M ** (D - 1) * delta + 1e-12
+
+
+def test_the_bound_holds_for_bad_fits_too_and_falls_in_proportion_to_delta():
+    g = interpolation.expand(bell, BOX, 1e-6, "CP")
+    shares = []
+    for width in (8, 16, 32):
+        c = approximation.certify(bell, BOX, g, univariate.fit_factors(g, "tanh", width), 1e-3)
+        assert c.bound_holds and c.gap <= c.sharp * 1.001
+        shares.append(c.bound / (c.delta * c.M))
+    assert shares == pytest.approx([2 * expansions.ranks(g)[0]] * 3)
+
+
+@pytest.mark.parametrize("activation", activations.NAMES)
+def test_every_activation_gets_below_a_hundredth(activation):
+    model, c = approximation.approximate(bell, BOX, 1e-2, "CP", activation)
+    assert c.error < 1e-2 and c.bound_holds and c.activation == activation
+    assert model.factors[0].activation.name == activation
+
+
+def test_relu_falls_with_the_square_of_the_width():
+    """Piecewise linear factors: error ~ W^-2 until the knots move; a wrong feature layout would stall."""
+    g = interpolation.expand(bell, BOX, 1e-4, "CP")
+    curve = gallery.width_curve(g, "relu", (16, 64))
+    assert math.log(curve.delta[0] / curve.delta[1], 4) > 1.6
+
+
+def test_a_polynomial_activation_stalls_where_tanh_goes_on():
+    g = interpolation.expand(bell, BOX, 1e-6, "CP")
+    square = gallery.width_curve(g, gallery.power(2), (16, 32, 64))
+    assert square.delta.min() > 1e-3
+    assert square.slope.iloc[-1] > -0.05
+    assert gallery.width_curve(g, "tanh", (16, 32, 64)).slope.iloc[-1] < -1
+    with pytest.raises(ValueError, match=r"out of reach with z\^2: CP rank \d+ and width 64 give factor errors of \d"):
+        approximation.approximate(bell, BOX, 1e-3, "CP", gallery.power(2), max_width=64)
+
+
+def test_a_polynomial_activation_reproduces_polynomials_of_its_degree():
+    g = interpolation.expand(lambda x, y: x * x * y + y, [(-1.0, 1.0)] * 2, 1e-10, "CP")
+    assert gallery.width_curve(g, gallery.power(2), (8,)).delta[0] < 1e-10
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_six_dimensions_without_a_six_dimensional_grid(form):
+    asked = []
+
+    def counted(*x):
+        asked.append(len(x[0]))
+        return gallery.FUNCTIONS["sum-6"].f(*x)
+
+    g = interpolation.expand(counted, [(-1.0, 1.0)] * 6, 1e-4, form)
+    assert sum(asked) < 100_000 < 11**6
+    wanted = {"CP": 32, "TT": 2, "Tucker": 2}[form]
+    assert max(expansions.ranks(g)) <= wanted
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(eps=0.0), "eps must be positive and finite, got 0.0"),
+        (dict(eps=-1e-3), "eps must be positive and finite, got -0.001"),
+        (dict(eps=math.nan), "eps must be positive and finite, got nan"),
+        (dict(form="HOSVD"), "form must be one of CP, TT, Tucker, got 'HOSVD'"),
+        (dict(activation="swish"), "activation must be one of sine, .* got 'swish'"),
+        (dict(domain=[(0.0, 1.0)]), "the domain must have at least 2 intervals, got 1"),
+        (dict(f=lambda x, y: torch.log(x - 5)), r"f must be finite on the box, but f\(.*\) is not"),
+        (dict(max_rank=1), "ranks up to 1: CP rank 2 are needed"),
+        (dict(max_width=16, eps=1e-4), "out of reach with tanh: CP rank [3-6] and width 16 give factor errors of"),
+        (dict(eps=1e-15), "an error of 5e-16 is out of reach in float64, where f alone is rounded by"),
+        (dict(f=lambda x, y: (x > 0.1) * y, max_degree=256), r"degree above 256 in dimension 1: .* still lose"),
+    ],
+)
+def test_errors_name_the_value_and_how_far_it_got(change, message):
+    arguments = dict(f=bell, domain=BOX, eps=1e-2) | change
+    with pytest.raises(ValueError, match=message):
+        approximation.approximate(**arguments)
+
+
+def test_one_argument_functions_are_taken_as_points():
+    model, _ = approximation.approximate(lambda X: X[:, 0] * X[:, 1], [(0.0, 1.0)] * 2, 1e-2)
+    assert abs(model.points(torch.tensor([[0.5, 0.5]], dtype=torch.float64)).item() - 0.25) < 1e-2
+
+
+def test_a_certificate_is_frozen():
+    _, c = approximation.approximate(lambda x, y: x + y, BOX, 0.1)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        c.error_grid = 0.0
+
+
+def test_width_must_be_at_least_four():
+    g = expansions.constant(1.0, BOX, "CP")
+    with pytest.raises(ValueError, match="width must be at least 4, got 3"):
+        univariate.fit_factors(g, "tanh", 3)
+
+
+# Rates --------------------------------------------------------------------------------------------------------------
+
+
+def test_the_analytic_bound_stands_above_the_error_and_falls_at_its_rate():
+    """F = 1/(a - x - y/2) has its pole at x = a - 1/2 at the least: the error falls by that ellipse's rho, no slower."""
+    a = 2.0
+    f = gallery.Function("pole", 2, "", True, lambda x, y: 1 / (a - x - y / 2))
+    rho = a - 0.5 + math.sqrt((a - 0.5) ** 2 - 1)
+    curve = gallery.rank_curve(f, "CP", (1, 2, 3, 4, 5))
+    bounds = [rates.best_analytic_bound(f.f, R, rho) for R in curve.R]
+    assert all(e <= b for e, b in zip(curve.error, bounds))
+    assert curve.error.iloc[-1] / curve.error.iloc[-2] < 1 / rho
+
+
+def test_the_sobolev_bound_stands_above_the_error_of_the_cut_series():
+    """The bound is one for the Chebyshev series cut in x: |x - y/3| has a first derivative of variation 2 for every y."""
+    x = np.cos(np.pi * (np.arange(4000) + 0.5) / 4000)
+    for y in (0.0, 0.7):
+        series = np.polynomial.chebyshev.chebfit(x, np.abs(x - y / 3), 300)
+        for R in (4, 10, 40):
+            cut = np.polynomial.chebyshev.chebval(x, series[:R])
+            error = np.abs(cut - np.abs(x - y / 3)).max()
+            assert error <= rates.sobolev_bound(2.0, 1, R)
+            assert error >= rates.sobolev_bound(2.0, 1, R) / 20
+
+
+def test_the_total_degree_bound_is_the_sum_of_the_shells():
+    rank, bound = rates.total_degree_bound(3.0, 1.5, 4, 5)
+    assert rank == sum(1 for k in itertools.product(range(6), repeat=3) if sum(k) <= 5)
+    tail = sum(1.5 ** -sum(k) for k in itertools.product(range(80), repeat=3) if 5 < sum(k) < 80)
+    assert bound == pytest.approx(8 * 3.0 * tail, rel=1e-6)
+    # For D = 2 it is the one-variable bound.
+    assert rates.total_degree_bound(1.0, 3.0, 2, 4)[1] == pytest.approx(rates.analytic_bound(1.0, 3.0, 5))
+
+
+def test_rates_refuse_what_they_cannot_bound():
+    with pytest.raises(ValueError, match="rho must be above 1, got 1"):
+        rates.analytic_bound(1.0, 1.0, 3)
+    with pytest.raises(ValueError, match="rank must be at least 1, got 0"):
+        rates.analytic_bound(1.0, 2.0, 0)
+    with pytest.raises(ValueError, match="order must be at least 1, got 0"):
+        rates.sobolev_bound(1.0, 0, 3)
+    assert rates.sobolev_bound(1.0, 2, 3) == math.inf
+
+
+def test_a_ridge_network_approximates_with_d_plus_two_parameters_a_neuron():
+    model, error = gallery.ridge_network(gallery.FUNCTIONS["cosine"], 128)
+    assert error < 1e-2
+    assert sum(p.numel() for p in model.parameters()) == 128 * 4 + 1
+
+
+def test_the_survey_covers_every_case():
+    found = gallery.survey(["cosine"], [0.1], [1e-2], seed=0)
+    table = gallery.certificates_table(found)
+    assert len(table) == 6 and table["below eps"].all()
+    assert gallery.certificate_cases(table, "TT") == {"cosine, eps 0.1": True, "cosine, eps 0.01": True}
+    table.loc[table.form == "TT", "bound holds"] = False
+    assert not any(gallery.certificate_cases(table, "TT").values())
+
+
+def test_dense_agreement_of_grid_and_points(built):
+    model, _ = built
+    axes = [torch.linspace(a, b, n, dtype=torch.float64) for (a, b), n in zip(BOX_3, (3, 4, 5))]
+    wanted = model.points(dense.grid_points(axes)).reshape(1, 3, 4, 5)
+    dense.agree(model.grid(axes).detach(), wanted.detach(), 1e-12)
+
+
+def test_the_slider_carries_its_pictures_and_asks_no_other_host():
+    text = approximation_figures.rank_slider(gallery.FUNCTIONS["cosine"], (1, 3), size=17).data
+    assert text.count("<img") == 2 and text.count("data:image/jpeg;base64,") == 2
+    assert 'type="range" min="0" max="1"' in text and "http" not in text
+
+
+def test_activation_cases_judge_the_last_octave_above_rounding():
+    curves = pd.DataFrame(
+        {
+            "activation": ["tanh"] * 4 + ["z^2"] * 3,
+            "width": [8, 16, 32, 64, 8, 16, 32],
+            "delta": [1e-2, 1e-6, 1e-11, 2e-11, 0.3, 0.2, 0.2],
+            "slope": [np.nan, -13.0, -16.0, 1.0, np.nan, -0.5, 0.0],
+        }
+    )
+    assert gallery.activation_cases(curves) == {"tanh: falls": True, "z^2: stalls": True}
+    curves.loc[6, "slope"] = -0.3
+    curves.loc[2, "slope"] = 0.0
+    assert gallery.activation_cases(curves) == {"tanh: falls": False, "z^2: stalls": False}
