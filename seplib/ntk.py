@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from seplib.factors import FactorMLP
+from seplib.separable import CP, MLP
 
 
 @torch.no_grad()
@@ -42,3 +43,43 @@ def pseudo(factor: FactorMLP, x: Tensor) -> Float[Tensor, "E n n"]:
         if layer:
             delta = factor.scales[layer] * (delta @ factor.weights[layer]) * slopes[layer - 1]
     return kernel
+
+
+@torch.no_grad()
+def empirical(model: CP | MLP, X: Tensor, X2: Tensor | None = None) -> Float[Tensor, "E N N2"]:
+    """Neural tangent kernel of a CP network or an MLP at points, exact, Lemma 1.
+
+    Args:
+        model: the network.
+        X: ``(N, D)`` points.
+        X2: ``(N2, D)`` points of the columns; X if None.
+    """
+    left = _tapes(model, X)
+    right = left if X2 is None else _tapes(model, X2)
+    kernel = 0
+    for (net, inputs, deltas), (_, inputs2, deltas2) in zip(left, right):
+        for layer in range(net.depth):
+            bias = 1.0 if layer < len(net.biases) else 0.0
+            gram = net.scales[layer] ** 2 * (inputs[layer] @ inputs2[layer].mT) + bias
+            kernel = kernel + (deltas[layer] @ deltas2[layer].mT) * gram
+    return kernel
+
+
+def _tapes(model, X):
+    nets = model.factors if isinstance(model, CP) else [model]
+    coordinates = [net.encode(X[:, d]) for d, net in enumerate(nets)] if isinstance(model, CP) else [X]
+    outputs = [net.apply_layers(h) for net, h in zip(nets, coordinates)]
+    tapes = []
+    for d, (net, h) in enumerate(zip(nets, coordinates)):
+        inputs, slopes = net.tape(h)
+        delta = torch.ones_like(outputs[d])
+        if isinstance(model, CP):
+            delta = delta * model.scale
+            for other, output in enumerate(outputs):
+                delta = delta if other == d else delta * output
+        deltas = [delta]
+        for layer in range(net.depth - 1, 0, -1):
+            delta = net.scales[layer] * (delta @ net.weights[layer]) * slopes[layer - 1]
+            deltas.insert(0, delta)
+        tapes.append((net, inputs, deltas))
+    return tapes

@@ -182,9 +182,13 @@ class SepPGD:
 
     def __call__(self, residual: Tensor, iteration: int) -> Tensor:
         """Preconditioned residual ``sum_d R x_d S_d``, Eq. (8); updates the S_d every ``update_every`` iterations."""
+        return kronecker_sum(residual, self.current(iteration))
+
+    def current(self, iteration: int) -> list[Preconditioner]:
+        """The S_d in force at an iteration, computed anew every ``update_every`` iterations (Table 4)."""
         if iteration % self.update_every == 0 or not self.preconditioners:
             self.update()
-        return kronecker_sum(residual, self.preconditioners)
+        return self.preconditioners
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors that a checkpoint must hold to go on exactly (Definition 1)."""
