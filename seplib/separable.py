@@ -242,7 +242,9 @@ def check_axes(axes: Sequence[Tensor] | Tensor, dims: int) -> None:
         ValueError: the number or shape of the axes is wrong, or they are scattered points.
     """
     if isinstance(axes, Tensor):  # its rows would pass for axes
-        raise ValueError(f"a grid is a list of {dims} axes of shape (n_d,), got one tensor {tuple(axes.shape)}: points?")
+        raise ValueError(
+            f"a grid is a list of {dims} axes of shape (n_d,), got one tensor {tuple(axes.shape)}: points?"
+        )
     if len(axes) != dims or any(x.ndim != 1 for x in axes):
         shapes = [tuple(x.shape) for x in axes]
         raise ValueError(f"this model takes {dims} axes of shape (n_d,), got {len(axes)} of shapes {shapes}")

@@ -132,7 +132,9 @@ class StreamedResidual:
             return [factors[d] @ self._gram_product(without=(d,)) - self._data[d] for d in modes]
         preconditioners = self.preconditioner.current(iteration)
         if self._made_for is not preconditioners:
-            self._compressed = [tensorops.mode_product(self.target, p.vectors.mT, d) for d, p in enumerate(preconditioners)]
+            self._compressed = [
+                tensorops.mode_product(self.target, p.vectors.mT, d) for d, p in enumerate(preconditioners)
+            ]
             self._made_for = preconditioners
         totals = [-len(factors) * data for data in self._data]
         for e, (p, compressed) in enumerate(zip(preconditioners, self._compressed)):
@@ -154,5 +156,5 @@ class StreamedResidual:
 
 
 def _rows(target: Tensor) -> int:
-    """Rows of the first mode that keep to one slab."""
-    return max(1, tensorops.SLAB * target.shape[1] // max(1, target.numel()))
+    """Rows of the first mode that keep to an eighth of a slab."""
+    return max(1, tensorops.SLAB // 8 * target.shape[1] // max(1, target.numel()))
