@@ -4,15 +4,30 @@ A compact companion library to the paper of that title (ICLR 2026): one module f
 names the equation, theorem or section that it belongs to.
 """
 
-from seplib import activations, claims, ntk, preconditioning, targets, tensorops
+from seplib import (
+    activations,
+    claims,
+    dynamics,
+    kan,
+    kernel_pgd,
+    limits,
+    ntk,
+    preconditioning,
+    ridge,
+    targets,
+    tensorops,
+)
 from seplib.factors import FactorMLP, FourierFeatures
+from seplib.kernel_pgd import IGA, MSK
 from seplib.preconditioning import SepPGD
 from seplib.separable import CP, MLP, TT, Tucker
 from seplib.training import fit
 
 __all__ = [
     "CP",
+    "IGA",
     "MLP",
+    "MSK",
     "TT",
     "FactorMLP",
     "FourierFeatures",
@@ -20,9 +35,14 @@ __all__ = [
     "Tucker",
     "activations",
     "claims",
+    "dynamics",
     "fit",
+    "kan",
+    "kernel_pgd",
+    "limits",
     "ntk",
     "preconditioning",
+    "ridge",
     "targets",
     "tensorops",
 ]

@@ -1,7 +1,11 @@
-"""Activation functions with their first two derivatives (Theorem 2, Table 5).
+"""Activation functions with their first two derivatives and their Gaussian expectations (Theorem 2, Table 5).
 
 Periodic activations carry the frequency ``omega`` of SIREN inside, ``sin(omega z)``; the derivatives are with respect to
 ``z``. The others have no frequency and ignore it.
+
+The Gaussian expectations are those of centred normal pairs (u, v) with variances a, b, covariance q and determinant
+``det = a b - q^2``. The determinant is an argument of its own, since for the pairs of Theorem 2 it is ``(x - x')^2``, free
+of the cancellation in ``a b - q^2``.
 """
 
 import math
@@ -9,8 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from scipy.special import ndtr
 from torch import Tensor
 from torch.nn import functional as F
+
+# (a, b, q, det) -> E[g(u) g(v)]
+Expectation = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -22,12 +30,30 @@ class Activation:
         value: z -> sigma(z), element by element.
         slope: z -> sigma'(z); at a kink the value that torch's own backward uses.
         curvature: z -> sigma''(z), almost everywhere.
+        covariance: ``E[sigma(u) sigma(v)]`` in closed form; None where there is none and a quadrature takes its place.
+        slope_covariance: ``E[sigma'(u) sigma'(v)]``, likewise.
+        lipschitz: smallest Lipschitz constants of sigma and of sigma'; the second is infinite at a kink.
+        strip: distance of the real axis to the nearest singularity of sigma in the complex plane.
     """
 
     name: str
     value: Callable[[Tensor], Tensor]
     slope: Callable[[Tensor], Tensor]
     curvature: Callable[[Tensor], Tensor]
+    covariance: Expectation | None
+    slope_covariance: Expectation | None
+    lipschitz: tuple[float, float]
+    strip: float = math.inf
+
+
+def _waves(omega: float, sign: int, factor: float) -> Expectation:
+    """``factor/2 (exp(-omega^2 E(u-v)^2/2) + sign exp(-omega^2 E(u+v)^2/2))``: cosines for +, sines for -."""
+
+    def expectation(a: Tensor, b: Tensor, q: Tensor, det: Tensor) -> Tensor:
+        apart, together = (torch.exp(-(omega**2) / 2 * (a + b + s * q)) for s in (-2, 2))
+        return factor / 2 * (apart + sign * together)
+
+    return expectation
 
 
 def _sine(omega: float) -> Activation:
@@ -36,6 +62,9 @@ def _sine(omega: float) -> Activation:
         lambda z: torch.sin(omega * z),
         lambda z: omega * torch.cos(omega * z),
         lambda z: -(omega**2) * torch.sin(omega * z),
+        _waves(omega, -1, 1.0),
+        _waves(omega, 1, omega**2),
+        (omega, omega**2),
     )
 
 
@@ -45,24 +74,45 @@ def _cos(omega: float) -> Activation:
         lambda z: torch.cos(omega * z),
         lambda z: -omega * torch.sin(omega * z),
         lambda z: -(omega**2) * torch.cos(omega * z),
+        _waves(omega, 1, 1.0),
+        _waves(omega, -1, omega**2),
+        (omega, omega**2),
     )
 
 
+def _wedge(q: Tensor, det: Tensor) -> Tensor:
+    """``2 pi E[relu(u) relu(v)]``, the arc-cosine kernel of Cho and Saul (2009)."""
+    return det.sqrt() + (math.pi - _angle(q, det)) * q
+
+
+def _angle(q: Tensor, det: Tensor) -> Tensor:
+    return torch.atan2(det.sqrt(), q)  # accurate at angle 0, unlike the arc cosine of the correlation
+
+
 def _leaky(name: str, negative: float) -> Activation:
+    # sigma(z) = relu(z) - negative relu(-z), and (u, -v) has covariance -q.
+    same, mixed = (1 + negative**2) / (2 * math.pi), 2 * negative / (2 * math.pi)
     return Activation(
         name,
         lambda z: F.leaky_relu(z, negative),
         lambda z: torch.where(z > 0, 1.0, negative).to(z.dtype),
         torch.zeros_like,
+        lambda a, b, q, det: same * _wedge(q, det) - mixed * _wedge(-q, det),
+        lambda a, b, q, det: same * (math.pi - _angle(q, det)) + mixed * _angle(q, det),
+        (1.0, math.inf),
     )
 
 
 def _tanh(_: float) -> Activation:
+    def slope(z: Tensor) -> Tensor:
+        return 1 - torch.tanh(z) ** 2
+
     def curvature(z: Tensor) -> Tensor:
         t = torch.tanh(z)
         return -2 * t * (1 - t * t)
 
-    return Activation("tanh", torch.tanh, lambda z: 1 - torch.tanh(z) ** 2, curvature)
+    constants = 1.0, 4 / math.sqrt(27)
+    return Activation("tanh", torch.tanh, slope, curvature, None, None, constants, strip=math.pi / 2)
 
 
 def _density(z: Tensor) -> Tensor:
@@ -76,16 +126,38 @@ def _erf(_: float) -> Activation:
         torch.erf,
         lambda z: slope * torch.exp(-z * z),
         lambda z: -2 * slope * z * torch.exp(-z * z),
+        lambda a, b, q, det: 2 / math.pi * torch.atan2(2 * q, torch.sqrt(1 + 2 * a + 2 * b + 4 * det)),
+        lambda a, b, q, det: slope**2 * torch.rsqrt(1 + 2 * a + 2 * b + 4 * det),
+        (slope, slope * math.sqrt(2 / math.e)),
     )
 
 
 def _gelu(_: float) -> Activation:
+    # gelu(z) = z Phi(z): Stein's identity removes the factors u and v, and each density tilts the pair to another normal.
+    def covariance(a: Tensor, b: Tensor, q: Tensor, det: Tensor) -> Tensor:
+        volume = 1 + a + b + det  # (1 + a)(1 + b) - q^2
+        tilted = a * b + q * q * (1 / (1 + a) + 1 / (1 + b) - 1)
+        return q * _quadrant(q, volume) + tilted / (2 * math.pi * volume.sqrt())
+
+    def slope_covariance(a: Tensor, b: Tensor, q: Tensor, det: Tensor) -> Tensor:
+        volume = 1 + a + b + det
+        tilted = q * (1 / (1 + a) + 1 / (1 + b) + 1 / volume)
+        return _quadrant(q, volume) + tilted / (2 * math.pi * volume.sqrt())
+
     return Activation(
         "gelu",
         F.gelu,
         lambda z: torch.special.ndtr(z) + z * _density(z),
         lambda z: (2 - z * z) * _density(z),
+        covariance,
+        slope_covariance,
+        (float(ndtr(math.sqrt(2))) + math.exp(-1) / math.sqrt(math.pi), 2 / math.sqrt(2 * math.pi)),
     )
+
+
+def _quadrant(q: Tensor, volume: Tensor) -> Tensor:
+    """``E[Phi(u) Phi(v)]``."""
+    return 0.25 + torch.atan2(q, volume.sqrt()) / (2 * math.pi)
 
 
 _BUILDERS: dict[str, Callable[[float], Activation]] = {

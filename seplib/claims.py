@@ -146,6 +146,7 @@ class Report:
         self._claims: dict[str, dict[str, Any]] = {}
         root = os.environ.get("SEPLIB_RESULTS")
         self.folder = Path(root) if root else None
+        self._save_record()
 
     def record(
         self,
@@ -196,7 +197,7 @@ class Report:
             "commit": self._provenance["commit"],
             "versions": self._provenance["versions"],
         }
-        self._save("record.json", _json({"provenance": self._provenance, "claims": list(self._claims.values())}))
+        self._save_record()
         return self._claims[id]["verdict"]
 
     def table(self, name: str, frame: pd.DataFrame) -> pd.DataFrame:
@@ -207,6 +208,10 @@ class Report:
     def figure(self, name: str, data: bytes) -> None:
         """Save a figure's bytes under ``NAME``, ending included (Figs. 1-14)."""
         self._save(name, data)
+
+    def _save_record(self) -> None:
+        record = {"provenance": self._provenance, "seed": self.seed, "claims": list(self._claims.values())}
+        self._save("record.json", _json(record))
 
     def _save(self, name: str, data: bytes) -> None:
         if self.folder is not None:

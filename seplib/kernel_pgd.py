@@ -11,7 +11,6 @@ from torch import Tensor
 
 from seplib import ntk
 from seplib.preconditioning import Preconditioner, check_modulation, modulate
-from seplib.separable import CP, MLP
 
 
 def as_points(axes: Sequence[Tensor] | Tensor) -> Tensor:
@@ -30,7 +29,7 @@ class MSK:
     :func:`seplib.training.fit`.
 
     Args:
-        model: a CP network or an MLP.
+        model: any network that :func:`seplib.ntk.empirical` knows.
         axes: D tensors ``(n_d,)``, or ``(N, D)`` scattered points.
         k: number of modulated eigenvalues, 1 to N.
         update_every: iterations between two computations of S.
@@ -46,7 +45,7 @@ class MSK:
 
     def __init__(
         self,
-        model: CP | MLP,
+        model: torch.nn.Module,
         axes: Sequence[Tensor] | Tensor,
         k: int = 25,
         update_every: int = 10,
@@ -54,7 +53,7 @@ class MSK:
         solver: str = "lanczos",
     ):
         self.model, self.points = model, as_points(axes)
-        check_modulation(k, len(self.points), update_every, g)
+        check_modulation(k, len(self.points), "number of points", update_every, g)
         self.k, self.update_every, self.g, self.solver = k, update_every, g, solver
         self.preconditioner: Preconditioner | None = None
 
@@ -85,7 +84,7 @@ class IGA:
     is set to zero, which makes the gradient that of the batch, times p to keep the full gradient's size on average.
 
     Args:
-        model: a CP network or an MLP.
+        model: any network that :func:`seplib.ntk.empirical` knows.
         axes: D tensors ``(n_d,)``, or ``(N, D)`` scattered points.
         batches: number of batches p.
         k: number of modulated eigenvalues, 1 to the smallest batch.
@@ -101,7 +100,7 @@ class IGA:
 
     def __init__(
         self,
-        model: CP | MLP,
+        model: torch.nn.Module,
         axes: Sequence[Tensor] | Tensor,
         batches: int = 4,
         k: int = 25,
@@ -112,7 +111,7 @@ class IGA:
         self.model, self.points = model, as_points(axes)
         if not 1 <= batches <= len(self.points):
             raise ValueError(f"batches must be between 1 and the number of points {len(self.points)}, got {batches}")
-        check_modulation(k, len(self.points) // batches, update_every, g)
+        check_modulation(k, len(self.points) // batches, "smallest batch", update_every, g)
         self.k, self.update_every, self.g = k, update_every, g
         order = torch.randperm(len(self.points), generator=generator, device=generator and generator.device)
         self.batches = order.to(self.points.device).tensor_split(batches)

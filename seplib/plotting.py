@@ -1,14 +1,23 @@
 """One plot style for every figure: dark lines on white, readable at a phone's width (Figs. 1-14)."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
+import PIL.Image
+import torch
 from IPython.display import Image
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+from seplib import metrics
+
+if TYPE_CHECKING:
+    from seplib.runs import ImageRun
+    from seplib.targets import ImageTarget
 
 # Okabe and Ito's palette, distinguishable with every common colour vision deficiency. One colour a method, everywhere.
 COLOURS = {
@@ -103,6 +112,7 @@ def comparison(
         for part in parts:
             part.set(xticks=[], yticks=[])
             part.grid(False)
+    plt.close(figure)  # the caller shows it; an open figure would be shown a second time
     return figure
 
 
@@ -112,3 +122,62 @@ def jpeg(figure: Figure, dpi: int = 130, quality: int = 88) -> Image:
     figure.savefig(buffer, format="jpeg", dpi=dpi, pil_kwargs={"quality": quality, "optimize": True})
     plt.close(figure)
     return Image(buffer.getvalue(), format="jpeg")
+
+
+def convergence(study: Mapping[tuple[str, str], Sequence["ImageRun"]], names: Sequence[str]) -> Figure:
+    """PSNR over iterations (top) and over training time (bottom), one column an image (Fig. 7)."""
+    figure, grid = plt.subplots(2, len(names), figsize=(3.2 * len(names), 5.0), sharey="col", squeeze=False)
+    for column, name in zip(grid.T, names):
+        column[0].set_title(name)
+        for (image, method), runs in study.items():
+            if image == name:
+                psnr = np.stack([run.psnr for run in runs])
+                band(column[0], np.arange(psnr.shape[1]), psnr, method)
+                seconds = np.mean([run.history.seconds for run in runs], 0)
+                band(column[1], seconds, psnr, method)
+        column[0].set_xlabel("iteration")
+        column[1].set_xlabel("seconds")
+    for row in grid:
+        row[0].set_ylabel("PSNR in dB")
+    grid[0, 0].legend(loc="lower right")
+    plt.close(figure)  # the caller shows it; an open figure would be shown a second time
+    return figure
+
+
+def reconstructions(images: Sequence["ImageTarget"], study: Mapping[tuple[str, str], Sequence["ImageRun"]]) -> Image:
+    """Targets beside both reconstructions of the first seed, details magnified, one row an image (Figs. 3, 8, 9)."""
+    size = images[0].values.shape[-1]
+    side = size // 6
+    corners = [(size // 4, size // 3), (size // 2, size // 2)]
+    strips = []
+    for image in images:
+        panels = {image.name: image.values.numpy()}
+        for (name, method), runs in study.items():
+            if name == image.name:
+                panels[f"{method}, {runs[0].psnr[-1]:.2f} dB"] = runs[0].image
+        strips.append(PIL.Image.open(io.BytesIO(jpeg(comparison(panels, corners, side), quality=95).data)))
+    sheet = PIL.Image.new("RGB", (strips[0].width, sum(strip.height for strip in strips)), "white")
+    top = 0
+    for strip in strips:
+        sheet.paste(strip, (0, top))
+        top += strip.height
+    buffer = io.BytesIO()
+    sheet.save(buffer, "jpeg", quality=85, optimize=True)
+    return Image(buffer.getvalue(), format="jpeg")
+
+
+def error_spectra(images: Sequence["ImageTarget"], study: Mapping[tuple[str, str], Sequence["ImageRun"]]) -> Figure:
+    """Energy of the reconstruction error by spatial frequency, one panel an image (Fig. 3, spectral bias)."""
+    figure, row = plt.subplots(1, len(images), figsize=(3.2 * len(images), 2.9), sharey=True, squeeze=False)
+    for axes, image in zip(row[0], images):
+        mean = image.values.mean((1, 2), keepdim=True).expand_as(image.values)
+        axes.semilogy(*metrics.error_spectrum(mean, image.values), "--", color="#9aa3ad", label="image")
+        for (name, method), runs in study.items():
+            if name == image.name:
+                spectra = [metrics.error_spectrum(torch.from_numpy(run.image), image.values) for run in runs]
+                band(axes, spectra[0][0], np.stack([energy for _, energy in spectra]), method)
+        axes.set(title=image.name, xlabel="cycles a pixel")
+    row[0, 0].set_ylabel("energy of the error")
+    row[0, 0].legend()
+    plt.close(figure)  # the caller shows it; an open figure would be shown a second time
+    return figure

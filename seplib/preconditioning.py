@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
 from seplib import ntk, tensorops
+from seplib.operators import KroneckerOperator
 from seplib.separable import CP, check_axes, check_points
 
 MODULATIONS = ("flat", "sqrt")
@@ -58,9 +57,8 @@ def top_eigenpairs(K: Tensor, k: int, solver: str = "full") -> tuple[Float[Tenso
     Args:
         K: ``(E, n, n)`` symmetric kernels.
         k: how many, 1 to n.
-        solver: ``"full"`` for the whole decomposition, ``O(n^3)``, as the paper counts it; ``"lanczos"`` for ARPACK's implicitly
-            restarted Lanczos method, a few dozen products with K, ``O(k n^2)``. ARPACK itself runs on the CPU and
-            needs k < n; for k = n the decomposition is full in any case.
+        solver: ``"full"`` for the whole decomposition, ``O(n^3)``, as the paper counts it; ``"lanczos"`` for ARPACK's Lanczos
+            method, a few dozen products with K, ``O(k n^2)``, see :meth:`seplib.operators.SymmetricOperator.eigsh`.
 
     Raises:
         ValueError: an unknown solver.
@@ -70,23 +68,10 @@ def top_eigenpairs(K: Tensor, k: int, solver: str = "full") -> tuple[Float[Tenso
     """
     if solver not in SOLVERS:
         raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {solver!r}")
-    if solver == "full" or k == K.shape[-1]:
-        values, vectors = torch.linalg.eigh(K)
-        return values[:, -k:].flip(-1), vectors[:, :, -k:].flip(-1).contiguous()
-    n = K.shape[-1]
-    # A fixed start keeps runs repeatable; a random one has a part along every eigenvector.
-    start = np.random.default_rng(0).standard_normal(n)
-    values, vectors = [], []
-    for kernel in K:
-
-        def product(v, kernel=kernel):
-            return (kernel @ torch.from_numpy(v).to(kernel)).cpu().numpy()
-
-        operator = LinearOperator((n, n), matvec=product, dtype=kernel.cpu().numpy().dtype)
-        found, basis = eigsh(operator, k, which="LA", v0=start.astype(operator.dtype))
-        values.append(torch.from_numpy(found[::-1].copy()).to(K))
-        vectors.append(torch.from_numpy(basis[:, ::-1].copy()).to(K))
-    return torch.stack(values), torch.stack(vectors)
+    if solver == "lanczos":
+        return KroneckerOperator([[K]]).eigsh(k)
+    values, vectors = torch.linalg.eigh(K)
+    return values[:, -k:].flip(-1), vectors[:, :, -k:].flip(-1).contiguous()
 
 
 @torch.no_grad()
@@ -205,7 +190,12 @@ class SepPGD:
     """
 
     def __init__(
-        self, model: CP, axes: Sequence[Tensor] | Tensor, k: int = 70, update_every: int = 10, g: str = "flat"
+        self,
+        model: torch.nn.Module,
+        axes: Sequence[Tensor] | Tensor,
+        k: int = 70,
+        update_every: int = 10,
+        g: str = "flat",
     ):
         if not isinstance(model, CP):
             raise TypeError(f"SepPGD preconditions a CP network, got {type(model).__name__}")
@@ -216,7 +206,8 @@ class SepPGD:
             check_axes(axes, len(model.factors))
         self.axes = list(axes.unbind(1)) if self.scattered else list(axes)
         self.shape = (axes.shape[0],) if self.scattered else tuple(x.numel() for x in axes)
-        check_modulation(k, min(self.shape), update_every, g)
+        what = "number of points" if self.scattered else "shortest axis"
+        check_modulation(k, min(self.shape), what, update_every, g)
         self.model, self.k, self.update_every, self.g = model, k, update_every, g
         self.preconditioners: list[Preconditioner] = []
 
@@ -255,14 +246,14 @@ class SepPGD:
         self.preconditioners = [Preconditioner(*pair) for pair in state["preconditioners"]]
 
 
-def check_modulation(k: int, points: int, update_every: int, g: str) -> None:
+def check_modulation(k: int, points: int, what: str, update_every: int, g: str) -> None:
     """Refuse settings that no kernel of this size can serve (Sec. 4).
 
     Raises:
         ValueError: k out of range, update_every below 1, an unknown modulation.
     """
     if not 1 <= k <= points:
-        raise ValueError(f"k must be between 1 and the kernel's size, {points} points, got {k}")
+        raise ValueError(f"k must be between 1 and the {what}, {points} points, got {k}")
     if update_every < 1:
         raise ValueError(f"update_every must be at least 1, got {update_every}")
     if g not in MODULATIONS:

@@ -34,7 +34,7 @@ class Linearised(nn.Module):
     torch.Size([3, 5])
     """
 
-    def __init__(self, model: CP | MLP, copies: int = 1):
+    def __init__(self, model: nn.Module, copies: int = 1):
         super().__init__()
         if not isinstance(model, CP | MLP):
             raise TypeError(f"only a CP network or an MLP is linearised here, got {type(model).__name__}")

@@ -66,10 +66,11 @@ class CP(nn.Module):
             ValueError: ``X`` is not ``(N, D)``.
         """
         check_points(X, len(self.factors))
-        product = self.factors[0](X[:, 0])
-        for d, factor in enumerate(self.factors[1:], 1):
-            product = product * factor(X[:, d])
-        return self.scale * product.sum(-1)
+        return self.combine([f(x) for f, x in zip(self.factors, X.unbind(1))])
+
+    def combine(self, values: Sequence[Tensor]) -> Float[Tensor, "E N"]:
+        """Outputs from the factors' values at N points, D tensors ``(E, N, R)``: the linear combination of Eq. (2)."""
+        return self.scale * math.prod(values).sum(-1)
 
 
 class TT(nn.Module):
@@ -102,7 +103,7 @@ class TT(nn.Module):
             ValueError: the number or shape of the axes is wrong.
         """
         check_axes(axes, len(self.factors))
-        cores = self._cores(axes)
+        cores = self._cores([f(x) for f, x in zip(self.factors, axes)])
         product = cores[0][:, :, 0]
         for core in cores[1:]:
             product = torch.einsum("eNr,enrs->eNns", product, core).flatten(1, 2)
@@ -115,15 +116,18 @@ class TT(nn.Module):
             ValueError: ``X`` is not ``(N, D)``.
         """
         check_points(X, len(self.factors))
-        cores = self._cores(X.unbind(1))
-        product = cores[0]
-        for core in cores[1:]:
+        return self.combine([f(x) for f, x in zip(self.factors, X.unbind(1))])
+
+    def combine(self, values: Sequence[Tensor]) -> Float[Tensor, "E N"]:
+        """Outputs from the factors' values at N points, D tensors ``(E, N, R_{d-1} R_d)``: the train of Eq. (3)."""
+        product, *cores = self._cores(values)
+        for core in cores:
             product = product @ core
         return product[..., 0, 0]
 
-    def _cores(self, axes: Sequence[Tensor]) -> list[Float[Tensor, "E n r s"]]:
+    def _cores(self, values: Sequence[Tensor]) -> list[Float[Tensor, "E n r s"]]:
         full = (1, *self.ranks, 1)
-        return [f(x).unflatten(-1, full[d : d + 2]) for d, (f, x) in enumerate(zip(self.factors, axes))]
+        return [value.unflatten(-1, full[d : d + 2]) for d, value in enumerate(values)]
 
 
 class Tucker(nn.Module):
@@ -170,9 +174,12 @@ class Tucker(nn.Module):
             ValueError: ``X`` is not ``(N, D)``.
         """
         check_points(X, len(self.factors))
+        return self.combine([f(x) for f, x in zip(self.factors, X.unbind(1))])
+
+    def combine(self, values: Sequence[Tensor]) -> Float[Tensor, "E N"]:
+        """Outputs from the factors' values at N points, D tensors ``(E, N, R_d)``: the core contracted as in Eq. (3)."""
         product = self.core[:, None]  # (E, 1, R_1, ..., R_D), the point axis second
-        for factor, x in zip(self.factors, X.unbind(1)):
-            rows = factor(x)
+        for rows in values:
             product = (product * rows.reshape(*rows.shape, *[1] * (product.ndim - 3))).sum(2)
         return product
 

@@ -160,7 +160,7 @@ def _checked_target(axes: Sequence[Tensor] | Tensor, target: Tensor) -> Tensor:
     if target.ndim == len(sizes):
         target = target[None]
     if tuple(target.shape[1:]) != sizes:
-        raise ValueError(f"the target must be (E, *{sizes}) for these inputs, got {tuple(target.shape)}")
+        raise ValueError(f"the target must be (E, *{sizes}) for these axes, got {tuple(target.shape)}")
     # The sum of finite numbers costs no memory; only where it is not finite are the entries looked at one by one.
     if not target.is_meta and not torch.isfinite(target.sum()) and not (finite := torch.isfinite(target)).all():
         where = tuple((~finite).nonzero()[0].tolist())

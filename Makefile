@@ -1,0 +1,49 @@
+# make book | test | figures | serve | lint | bench; see README.md. Needs Python >= 3.11 and make, nothing else.
+PYTHON ?= python3
+PROFILE ?= smoke
+DEVICE ?= auto
+NOTEBOOK ?=
+JOBS ?= 1
+PORT ?= 8000
+
+SHELL := /bin/bash
+export PYTHONPATH := $(CURDIR)
+export TQDM_DISABLE := 1
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: book test figures serve lint bench clean
+
+book: $(READY)
+	@$(MAKE) --no-print-directory figures PROFILE=smoke DEVICE=$(DEVICE) JOBS=$(JOBS)
+	@$(BIN)/python book/build.py
+
+figures: $(READY)
+	@$(BIN)/snakemake --cores all --nolock --rerun-incomplete --rerun-triggers mtime params code \
+	  --quiet rules host --config profile=$(PROFILE) device=$(DEVICE) notebook=$(NOTEBOOK) jobs=$(JOBS)
+
+test: book lint
+	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -p no:cacheprovider --nbval --nbval-current-env --nbval-cell-timeout 300 \
+	  --nbval-sanitize-with tests/sanitize.cfg notebooks
+
+lint: $(READY)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+bench: $(READY)
+	@for script in tests/bench/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+serve: book
+	@$(BIN)/python -m http.server $(PORT) --directory _build/html
+
+clean:
+	rm -rf _build .snakemake results/smoke
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python >= 3.11 is needed, this is " + sys.version.split()[0] + "; name another with make PYTHON=...")'
+	@echo "setting up .venv (2 to 3 minutes the first time)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $(READY)

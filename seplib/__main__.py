@@ -1,0 +1,58 @@
+"""Command line: ``python -m seplib`` (Sec. A.12)."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from seplib import claims, profiles, runner
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.callback()
+def _main() -> None:
+    """Reproduce the paper: run its notebooks, collect its claims."""
+
+
+@app.command()
+def run(
+    notebook: Annotated[str, typer.Argument(help="Name of a notebook in notebooks/, without its ending.")],
+    profile: Annotated[str, typer.Option(help=f"One of {', '.join(profiles.NAMES)}.")] = "smoke",
+    device: Annotated[str, typer.Option(help=f"One of {', '.join(profiles.DEVICES)}.")] = "auto",
+    parameter: Annotated[list[str] | None, typer.Option("--parameter", "-p", help="NAME=VALUE, as in seed=3.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+) -> None:
+    """Execute one notebook; its results go to results/PROFILE/."""
+    path = runner.execute(notebook, profile, device, _parsed(parameter or []), threads)
+    typer.echo(path.relative_to(Path.cwd().resolve()))
+
+
+@app.command()
+def collect(profile: Annotated[str, typer.Option(help=f"One of {', '.join(profiles.NAMES)}.")] = "smoke") -> None:
+    """Gather what the notebooks recorded in results/PROFILE/claims.json."""
+    profiles.get(profile)
+    typer.echo(claims.save_collected(Path("results") / profile))
+
+
+def _parsed(items: list[str]) -> dict[str, int | str]:
+    values: dict[str, int | str] = {}
+    for item in items:
+        name, separator, value = item.partition("=")
+        if not separator:
+            raise ValueError(f"parameter must read NAME=VALUE, got {item!r}")
+        values[name] = int(value) if value.lstrip("-").isdigit() else value
+    return values
+
+
+def main() -> None:
+    """Run the command line; an expected error is one line on stderr and exit status 1 (Sec. A.12)."""
+    try:
+        app()
+    except (ValueError, OSError, runner.NotebookError) as error:
+        sys.exit(f"seplib: error: {error}")
+
+
+if __name__ == "__main__":
+    main()

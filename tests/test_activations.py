@@ -1,0 +1,32 @@
+import pytest
+import torch
+from dense import agree
+
+from seplib import activations
+
+
+@pytest.mark.parametrize("name", activations.NAMES)
+@pytest.mark.parametrize("omega", [1.0, 30.0])
+def test_derivatives_equal_autograd(name, omega):
+    f = activations.get(name, omega)
+    z = torch.linspace(-2.03, 1.97, 41).requires_grad_()
+    (first,) = torch.autograd.grad(f.value(z).sum(), z, create_graph=True)
+    agree(f.slope(z).detach(), first.detach())
+    second = torch.autograd.grad(first.sum(), z, allow_unused=True)[0] if first.requires_grad else None
+    if name in ("relu", "leaky_relu"):
+        assert not f.curvature(z).any()
+    else:
+        agree(f.curvature(z).detach(), second)
+
+
+@pytest.mark.parametrize("name", ["relu", "leaky_relu"])
+def test_kink_follows_torch(name):
+    z = torch.zeros(1, requires_grad=True)
+    f = activations.get(name)
+    (slope,) = torch.autograd.grad(f.value(z).sum(), z)
+    assert torch.equal(f.slope(z), slope)
+
+
+def test_unknown_name_lists_the_known_ones():
+    with pytest.raises(ValueError, match=r"activation must be one of sine, cos, relu.*, got 'swish'"):
+        activations.get("swish")

@@ -1,0 +1,132 @@
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from seplib import profiles, runs, targets
+
+SETTINGS = dataclasses.replace(
+    profiles.get("smoke").image_representation, size=16, rank=8, width=12, k=4, iterations=30, images=("astronaut",)
+)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def image():
+    return targets.image("astronaut", 16)
+
+
+def test_golden_run(image):
+    """A run's numbers belong to runs.NUMERICS. If they change on purpose, raise it and write the new ones here."""
+    assert runs.NUMERICS == 1
+    golden = {"SepNN": [5.1801, 9.2917, 10.8498, 12.0031], "SepPGD": [5.1801, 10.6055, 11.8397, 12.3513]}
+    for method, numbers in golden.items():
+        assert runs.fit_image(image.values, method, SETTINGS, 3, CPU).psnr[::10] == pytest.approx(numbers, abs=0.02)
+
+
+def test_both_methods_start_from_the_same_weights(image):
+    plain, ours = (runs.fit_image(image.values, method, SETTINGS, 0, CPU) for method in runs.METHODS)
+    assert plain.psnr[0] == ours.psnr[0] and plain.psnr[-1] != ours.psnr[-1]
+
+
+def test_psnr_is_that_of_the_reconstruction(image):
+    run = runs.fit_image(image.values, "SepPGD", SETTINGS, 0, CPU)
+    mse = np.mean((run.image.astype(float) - image.values.numpy()) ** 2)
+    assert run.psnr[-1] == pytest.approx(-10 * np.log10(mse), abs=1e-3)
+    assert len(run.psnr) == SETTINGS.iterations + 1
+
+
+def test_a_finished_run_is_read_from_the_cache(image, tmp_path, monkeypatch):
+    monkeypatch.setenv("SEPLIB_CACHE", str(tmp_path))
+    first = runs.fit_image(image.values, "SepNN", SETTINGS, 0, CPU)
+    monkeypatch.setattr(runs, "_train_image", lambda *_: pytest.fail("computed again"))
+    again = runs.fit_image(image.values, "SepNN", SETTINGS, 0, CPU)
+    assert np.array_equal(first.image, again.image) and first.history == again.history
+    assert not list(tmp_path.glob("checkpoints/*"))
+
+
+@pytest.mark.parametrize("change", ["seed", "settings", "target", "numerics"])
+def test_whatever_determines_a_run_is_in_its_key(change, image, tmp_path, monkeypatch):
+    monkeypatch.setenv("SEPLIB_CACHE", str(tmp_path))
+    runs.fit_image(image.values, "SepNN", SETTINGS, 0, CPU)
+    monkeypatch.setattr(runs, "_train_image", lambda *_: "computed")
+    values, settings, seed = image.values, SETTINGS, 0
+    if change == "seed":
+        seed = 1
+    elif change == "settings":
+        settings = dataclasses.replace(settings, learning_rate=1e-3)
+    elif change == "target":
+        values = values.clone()
+        values[0, 0, 0] += 0.5
+    else:
+        monkeypatch.setattr(runs, "NUMERICS", runs.NUMERICS + 1)
+    assert runs.fit_image(values, "SepNN", settings, seed, CPU) == "computed"
+
+
+def test_a_truncated_cache_file_is_noticed_and_recomputed(image, tmp_path, monkeypatch):
+    monkeypatch.setenv("SEPLIB_CACHE", str(tmp_path))
+    first = runs.fit_image(image.values, "SepNN", SETTINGS, 0, CPU)
+    (stored,) = tmp_path.rglob("output.pkl")
+    stored.write_bytes(stored.read_bytes()[:-500])
+    with pytest.warns(UserWarning, match="Exception while loading results"):
+        again = runs.fit_image(image.values, "SepNN", SETTINGS, 0, CPU)
+    assert np.array_equal(first.image, again.image) and np.array_equal(first.psnr, again.psnr)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        runs.fit_image(image.values, "SepNN", SETTINGS, 0, CPU)
+
+
+SCRIPT = """
+import dataclasses, sys, torch
+from seplib import profiles, runs, targets
+torch.set_num_threads(1)
+settings = dataclasses.replace(profiles.get("smoke").image_representation, rank=48, width=48, k=8, iterations=900)
+run = runs.fit_image(targets.image("astronaut", 48).values, "SepPGD", settings, 0, torch.device("cpu"))
+print(run.psnr.tobytes().hex(), run.image.tobytes().hex())
+"""
+
+
+def test_a_killed_run_resumes_to_the_same_numbers(tmp_path):
+    def start(cache):
+        environment = {**os.environ, "SEPLIB_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+        root = Path(__file__).parents[1]
+        return subprocess.Popen(
+            [sys.executable, "-c", SCRIPT], env=environment, cwd=root, stdout=subprocess.PIPE, text=True
+        )
+
+    whole = start(tmp_path / "whole")
+    killed = start(tmp_path / "killed")
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "killed").glob("checkpoints/*.pt")):
+        assert killed.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL and list((tmp_path / "killed").glob("checkpoints/*.pt"))
+    resumed = start(tmp_path / "killed")
+    assert resumed.communicate(timeout=120)[0] == whole.communicate(timeout=120)[0] != ""
+    assert not list((tmp_path / "killed").glob("checkpoints/*.pt"))
+
+
+def test_the_table_and_cases_follow_the_runs(image):
+    study = runs.image_study([image], SETTINGS, 0, CPU)
+    table, gains = runs.image_table([image], study), runs.image_gains([image], study)
+    assert list(table.method) == list(runs.METHODS)
+    assert gains["astronaut"][0] == pytest.approx(table.PSNR[1] - table.PSNR[0])
+    cases = runs.image_cases(table, gains)
+    assert cases["astronaut: gain positive"] == (gains["astronaut"][0] > 0)
+    assert cases["astronaut: gain at least 4 dB"] == (gains["astronaut"][0] >= 4)
+    assert not runs.image_cases(table, {"astronaut": -gains["astronaut"]})["astronaut: gain positive"]
+
+
+def test_unknown_method_is_named(image):
+    with pytest.raises(ValueError, match="method must be one of SepNN, SepPGD, got 'SGD'"):
+        runs.fit_image(image.values, "SGD", SETTINGS, 0, CPU)

@@ -1,0 +1,162 @@
+import re
+import warnings
+
+import pytest
+import torch
+from dense import agree, cp_value, grid_points
+
+from seplib import SepPGD, fit
+from seplib.training import State, write_atomic
+
+
+def problem(make_cp, sizes=(6, 5), **kwargs):
+    model, axes = make_cp(sizes, **kwargs)
+    return model, axes, torch.randn(2, *sizes, generator=torch.Generator().manual_seed(5))
+
+
+def clone(model, make_cp, sizes):
+    other, _ = make_cp(sizes)
+    other.load_state_dict(model.state_dict())
+    return other
+
+
+@pytest.mark.parametrize("sizes", [(6, 5), (4, 3, 5)])
+def test_one_plain_step_descends_along_the_gradient_of_eq_6(sizes, make_cp):
+    model, axes, target = problem(make_cp, sizes)
+    start = [p.detach().clone() for p in model.parameters()]
+    loss = (cp_value(model, grid_points(axes)) - target.flatten(1)).square().sum() / 2
+    slow = torch.autograd.grad(loss, list(model.parameters()))
+    history = fit(model, axes, target, torch.optim.SGD(model.parameters(), lr=1e-3), iterations=1)
+    for before, after, gradient in zip(start, model.parameters(), slow):
+        agree((before - after.detach()) / 1e-3, gradient, 1e-9)
+    assert sum(history.loss[0]) == pytest.approx(loss.item(), rel=1e-12)
+
+
+def test_copies_do_not_interact(make_cp):
+    """The batched pass gives every copy what a run of its own gives it, under Adam too."""
+    model, axes, target = problem(make_cp)
+    before = {name: p.clone() for name, p in model.state_dict().items()}
+    fit(model, axes, target, torch.optim.Adam(model.parameters(), 1e-2), SepPGD(model, axes, k=2), iterations=15)
+    for e in range(2):
+        alone, _ = make_cp((6, 5), ensemble=1)
+        alone.load_state_dict({name: p[e : e + 1] for name, p in before.items()})
+        optimizer = torch.optim.Adam(alone.parameters(), 1e-2)
+        fit(alone, axes, target[e], optimizer, SepPGD(alone, axes, k=2), iterations=15)
+        agree(model.grid(axes)[e].detach(), alone.grid(axes)[0].detach(), 1e-8)
+
+
+def test_history_belongs_to_the_weights_after_t_updates(make_cp):
+    model, axes, target = problem(make_cp)
+    seen = []
+
+    def callback(state: State):
+        seen.append(state.iteration)
+        return {"error": (state.prediction - target).square().sum().item() / 2}
+
+    history = fit(model, axes, target, iterations=5, callbacks=[callback])
+    assert seen == list(range(6))
+    assert history.metrics["error"] == pytest.approx([sum(entry) for entry in history.loss], rel=1e-12)
+    final = (model.grid(axes) - target).square().sum().item() / 2
+    assert sum(history.loss[-1]) == pytest.approx(final, rel=1e-12)
+    assert all(a <= b for a, b in zip(history.seconds, history.seconds[1:])) and len(history.seconds) == 6
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("preconditioned", [False, True])
+@pytest.mark.parametrize("cut", [4, 5, 9])
+def test_a_cut_run_resumes_to_the_same_numbers(preconditioned, cut, make_cp, tmp_path):
+    def run(model, axes, target, stop=None):
+        def maybe_stop(state):
+            if state.iteration == stop:
+                raise Stop
+            return {"twice": 2.0 * state.iteration}
+
+        return fit(
+            model, axes, target, torch.optim.Adam(model.parameters(), 1e-2),
+            SepPGD(model, axes, k=2, update_every=4) if preconditioned else None,
+            iterations=12, callbacks=[maybe_stop], checkpoint=path, checkpoint_every=3,
+        )  # fmt: skip
+
+    model, axes, target = problem(make_cp)
+    cut_model, resumed_model = clone(model, make_cp, (6, 5)), clone(model, make_cp, (6, 5))
+    path = tmp_path / "whole.pt"
+    whole = run(model, axes, target)
+    path = tmp_path / "cut.pt"
+    with pytest.raises(Stop):
+        run(cut_model, axes, target, stop=cut)
+    assert path.exists()
+    resumed = run(resumed_model, axes, target)
+    assert resumed.loss == whole.loss and resumed.metrics == whole.metrics
+    for a, b in zip(model.parameters(), resumed_model.parameters()):
+        assert torch.equal(a, b)
+
+
+def test_a_damaged_checkpoint_is_noticed_and_the_run_starts_over(make_cp, tmp_path):
+    model, axes, target = problem(make_cp)
+    other = clone(model, make_cp, (6, 5))
+    path = tmp_path / "run.pt"
+    whole = fit(model, axes, target, iterations=4, checkpoint=path, checkpoint_every=2)
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.warns(UserWarning, match=rf"checkpoint {re.escape(str(path))} is damaged \(\w+\); starting over"):
+        again = fit(other, axes, target, iterations=4, checkpoint=path)
+    assert again.loss == whole.loss
+
+
+def test_a_checkpoint_cannot_run_code(make_cp, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (warnings.warn, ("code was run",))
+
+    model, axes, target = problem(make_cp)
+    path = tmp_path / "evil.pt"
+    torch.save({"model": Evil()}, path)
+    with pytest.warns(UserWarning, match="is damaged"):
+        fit(model, axes, target, iterations=1, checkpoint=path)
+
+
+@pytest.mark.parametrize("sizes", [(6, 5), (4, 3, 5)])
+def test_nothing_is_made_on_another_device(sizes, make_cp):
+    """A whole SepPGD step on the meta device: one tensor created on the CPU would stop it."""
+    model, axes = make_cp(sizes)
+    model, axes = model.to("meta"), [x.to("meta") for x in axes]
+    target = torch.empty(2, *sizes, device="meta")
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    before = [p.grad for p in model.parameters()]
+    fit(model, axes, target, optimizer, SepPGD(model, axes, k=2), iterations=1)
+    assert before == [None] * len(before) and all(p.grad.is_meta for p in model.parameters())
+
+
+def test_bad_arguments_are_named(make_cp):
+    model, axes, target = problem(make_cp)
+    target[1, 2, 3] = float("nan")
+    with pytest.raises(ValueError, match=r"must be finite, but 1 of its values are not, the first at \(1, 2, 3\)"):
+        fit(model, axes, target)
+    with pytest.raises(ValueError, match=r"target must be \(E, \*\(6, 5\)\) for these axes, got \(2, 5, 6\)"):
+        fit(model, axes, torch.zeros(2, 5, 6))
+    with pytest.raises(ValueError, match=r"takes 2 axes of shape"):
+        fit(model, [axes[0][None], axes[1]], torch.zeros(6, 5))
+    with pytest.raises(ValueError, match=r"at least 1, got 0, 100"):
+        fit(model, axes, torch.zeros(6, 5), iterations=0)
+    with pytest.raises(FloatingPointError, match=r"training diverged: the loss is .* after \d+ updates"):
+        fit(model, axes, torch.ones(6, 5), torch.optim.SGD(model.parameters(), lr=1e200), iterations=20)
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "deep" / "file"
+    write_atomic(path, b"old")
+
+    class Full:
+        def __enter__(self):
+            raise OSError("disk full")
+
+        def __exit__(self, *_):
+            pass
+
+    monkeypatch.setattr(type(path), "open", lambda *_: Full())
+    with pytest.raises(OSError, match="disk full"):
+        write_atomic(path, b"new")
+    monkeypatch.undo()
+    assert path.read_bytes() == b"old" and list(path.parent.iterdir()) == [path]
