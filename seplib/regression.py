@@ -1,0 +1,346 @@
+"""The regression experiments: kernel ridge regression on grids (Figs. 2(a) and 5), networks at scattered points (Table 9)."""
+
+import os
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import joblib
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from seplib import ntk
+from seplib.factors import FactorMLP
+from seplib.kernel_pgd import MSK, as_points
+from seplib.preconditioning import SepPGD
+from seplib.profiles import RidgeSettings, ScatteredSettings
+from seplib.ridge import Linearised, ridge_weights
+from seplib.separable import CP, MLP
+from seplib.targets import f1, f2, f3
+from seplib.training import State, fit
+
+FUNCTIONS = {"f1": f1, "f2": f2, "f3": f3}
+CASES = (*FUNCTIONS, *(f"{name}, noisy" for name in FUNCTIONS))
+KRR_METHODS = ("MLP", "MLP (MSK)", "SepNN", "SepNN (MSK)", "SepNN (SepPGD)")
+SCATTERED_METHODS = ("SepNN", "SepNN (MSK)", "SepNN (SepPGD)")
+# Version of the numbers below; raise it when a change makes any run end differently.
+NUMERICS = 1
+
+
+@dataclass(frozen=True)
+class RidgeData:
+    """Training and test grid with random coordinates, the same for all six cases (Sec. A.12).
+
+    Attributes:
+        axes, test_axes: two sorted tensors ``(n,)``, uniform on [-1, 1].
+        target: ``(6, n, n)``, the cases of :data:`CASES`; test_target: ``(6, n, n)``, without noise.
+    """
+
+    axes: list[Tensor]
+    test_axes: list[Tensor]
+    target: Tensor
+    test_target: Tensor
+
+
+@dataclass(frozen=True)
+class RidgeRun:
+    """One method's descent on the six cases of a seed (Figs. 2(a) and 5).
+
+    Attributes:
+        iterations: ``(T,)`` at which the errors were measured.
+        test: ``(T, 6)`` test MSE; train: ``(T, 6)`` training MSE.
+        step: seconds of one iteration on one case, the lowest decile of many.
+        construction: seconds of computing the preconditioner once.
+    """
+
+    iterations: np.ndarray
+    test: np.ndarray
+    train: np.ndarray
+    step: float
+    construction: float
+
+    def seconds(self, update_every: int | None = None) -> np.ndarray:
+        """Time at each measurement, the preconditioner computed once or, as Sec. A.12 has it, every so many iterations.
+
+        In kernel ridge regression both give the same iterates, since the kernel is that of the initial weights.
+        """
+        updates = 1 if update_every is None else 1 + self.iterations // update_every
+        return self.iterations * self.step + updates * self.construction
+
+
+def ridge_data(settings: RidgeSettings, seed: int, device: torch.device, dtype: torch.dtype | None = None) -> RidgeData:
+    """Draw the data of one seed (Sec. A.12): ``points x points`` grids in [-1, 1]^2, noise on the training values."""
+    generator = torch.Generator().manual_seed(1000 + seed)
+
+    def axis() -> Tensor:
+        return 2 * torch.rand(settings.points, generator=generator, dtype=torch.float64).sort().values - 1
+
+    axes, test_axes = [axis(), axis()], [axis(), axis()]
+    values, test = (
+        torch.stack([f(*torch.meshgrid(*grid, indexing="ij")) for f in FUNCTIONS.values()])
+        for grid in (axes, test_axes)
+    )
+    noisy = values + settings.noise * torch.randn(values.shape, generator=generator, dtype=torch.float64)
+    move = dict(device=device, dtype=dtype or torch.float32)
+    return RidgeData(
+        [x.to(**move) for x in axes],
+        [x.to(**move) for x in test_axes],
+        torch.cat([values, noisy]).to(**move),
+        torch.cat([test, test]).to(**move),
+    )
+
+
+def ridge_network(
+    method: str, settings: RidgeSettings, seed: int, device: torch.device, dtype: torch.dtype = torch.float32
+) -> CP | MLP:
+    """The ReLU network whose gradient at initialisation is the feature map of Eq. (15) (Sec. A.12).
+
+    Raises:
+        ValueError: an unknown method.
+    """
+    if method not in KRR_METHODS:
+        raise ValueError(f"method must be one of {', '.join(KRR_METHODS)}, got {method!r}")
+    common = dict(
+        width=settings.width, depth=settings.depth, activation="relu", parametrization="torch",
+        generator=torch.Generator().manual_seed(seed), device=device, dtype=dtype,
+    )  # fmt: skip
+    if method.startswith("MLP"):
+        return MLP(2, **common)
+    return CP([FactorMLP(settings.rank, **common) for _ in range(2)])
+
+
+def ridge_run(method: str, settings: RidgeSettings, seed: int, device: torch.device) -> RidgeRun:
+    """Kernel ridge regression by Adam with weight decay, Eq. (15), on the six cases at once (Figs. 2(a) and 5).
+
+    The six cases share network and grid, so their coefficients train side by side along the ensemble axis. The clock is read
+    in a run of its own, one case alone, since six at once would blur what a step costs.
+
+    Raises:
+        ValueError: an unknown method.
+    """
+    memory = joblib.Memory(os.environ.get("SEPLIB_CACHE"), verbose=0)
+    return memory.cache(_ridge_run)(method, asdict(settings), seed, device.type, NUMERICS)
+
+
+def _ridge_run(method, settings, seed, device, numerics):
+    return _train_ridge(method, RidgeSettings(**settings), seed, torch.device(device))
+
+
+def _train_ridge(method: str, settings: RidgeSettings, seed: int, device: torch.device) -> RidgeRun:
+    data, network = ridge_data(settings, seed, device), ridge_network(method, settings, seed, device)
+    separable = isinstance(network, CP)
+    inputs = data.axes if separable else as_points(data.axes)
+    test_inputs = data.test_axes if separable else as_points(data.test_axes)
+    target = data.target if separable else data.target.flatten(1)
+    test_target = data.test_target if separable else data.test_target.flatten(1)
+    once = 10**9  # the kernel stays that of the initial weights
+    preconditioner = None
+    if method.endswith("(MSK)"):
+        preconditioner = MSK(network, inputs, settings.k_msk, once)
+    elif method.endswith("(SepPGD)"):
+        preconditioner = SepPGD(network, inputs, settings.k_seppgd, once)
+    iterations = settings.iterations if separable else settings.mlp_iterations
+    seen: list[tuple[int, list[float], list[float]]] = []
+    linear = Linearised(network, copies=len(target))
+
+    def measure(state: State) -> None:
+        if state.iteration % settings.every == 0 or state.iteration == iterations:
+            with torch.no_grad():
+                values = linear.grid(test_inputs) if separable else linear.points(test_inputs)
+            test = (values - test_target).flatten(1).square().mean(1)
+            seen.append((state.iteration, test.tolist(), state.residual.flatten(1).square().mean(1).tolist()))
+
+    fit(linear, inputs, target, _adam(linear, settings), preconditioner, iterations, [measure])
+    alone = Linearised(network)
+    history = fit(alone, inputs, target[:1], _adam(alone, settings), preconditioner, settings.timed)
+    construction = 0.0 if preconditioner is None else min(_seconds(preconditioner.update) for _ in range(5))
+    steps, test, train = (np.array(column) for column in zip(*seen))
+    # The lowest decile: other programs on the machine make a step slower, never faster.
+    step = float(np.quantile(np.diff(history.seconds[1:]), 0.1))
+    return RidgeRun(steps, test, train, step, construction)
+
+
+def _adam(model: torch.nn.Module, settings: RidgeSettings) -> torch.optim.Optimizer:
+    return torch.optim.Adam(model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
+
+
+def _seconds(call) -> float:
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def ridge_study(settings: RidgeSettings, seed: int, device: torch.device) -> dict[str, list[RidgeRun]]:
+    """All methods and seeds (Figs. 2(a) and 5): method to one run a seed."""
+    seeds = range(seed, seed + settings.seeds)
+    return {method: [ridge_run(method, settings, s, device) for s in seeds] for method in KRR_METHODS}
+
+
+def closed_forms(settings: RidgeSettings, seed: int, device: torch.device) -> pd.DataFrame:
+    """Test MSE of the exact minimisers of Eq. (15), where every method's descent would end (Sec. 4, consistency).
+
+    Returns:
+        One row a solution: "SepNN" for S = I, "SepNN (SepPGD)" and "SepNN (MSK)" with their S, "MLP" for S = I; one column
+        a case of :data:`CASES`. Computed in float64.
+    """
+    rows = {}
+    data = ridge_data(settings, seed, device, torch.float64)
+    X, new = as_points(data.axes), as_points(data.test_axes)
+    for method in ("SepNN", "SepNN (SepPGD)", "SepNN (MSK)", "MLP"):
+        network = ridge_network(method, settings, seed, device, torch.float64)
+        K, cross, S = ntk.empirical(network, X)[0], ntk.empirical(network, X, new)[0], None
+        if method.endswith("(SepPGD)"):
+            S = kronecker_sum_matrix(SepPGD(network, data.axes, settings.k_seppgd))
+        elif method.endswith("(MSK)"):
+            msk = MSK(network, X, settings.k_msk)
+            msk.update()
+            S = msk.preconditioner.dense()[0]
+        values = ridge_weights(K, data.target.flatten(1), settings.weight_decay, S) @ cross
+        rows[method] = (values - data.test_target.flatten(1)).square().mean(1).tolist()
+    return pd.DataFrame(rows, index=CASES).T
+
+
+def kronecker_sum_matrix(method: SepPGD) -> Tensor:
+    """The N x N matrix ``sum_d I x S_d x I`` of Lemma 2, for small grids only (E = 1)."""
+    total = 0
+    matrices = [p.dense()[0] for p in method.current(0)]
+    for d, matrix in enumerate(matrices):
+        product = torch.ones(1, 1, dtype=matrix.dtype, device=matrix.device)
+        for other, S in enumerate(matrices):
+            product = torch.kron(product, matrix if other == d else torch.eye(len(S), dtype=S.dtype, device=S.device))
+        total = total + product
+    return total
+
+
+def ridge_table(
+    study: dict[str, list[RidgeRun]], settings: RidgeSettings, iterations: int | None = None
+) -> pd.DataFrame:
+    """Criterion of Fig. 2(a), case by case, for a time budget of so many plain SepNN iterations.
+
+    Args:
+        study: of :func:`ridge_study`.
+        settings: of the profile.
+        iterations: the budget in plain SepNN iterations, ``settings.iterations`` if None.
+
+    Returns:
+        One row a case: median time ratio of SepPGD to SepNN (to reach SepNN's best test MSE in the budget; infinite where
+        SepPGD does not), the median test MSE of every method at the end of the budget, and both parts of the criterion.
+    """
+    plain = study["SepNN"]
+    budget = (iterations or settings.iterations) * statistics.median(run.step for run in plain)
+    rows = []
+    for c, case in enumerate(CASES):
+        ours, theirs = [], []
+        for run, other in zip(study["SepNN (SepPGD)"], plain):
+            inside = other.seconds() <= budget
+            best = other.test[inside, c].min()
+            theirs.append(other.seconds()[inside][other.test[inside, c].argmin()])
+            reached = np.flatnonzero((run.test[:, c] <= best) & (run.seconds(settings.update_every) <= budget))
+            ours.append(run.seconds(settings.update_every)[reached[0]] if len(reached) else np.inf)
+        ratio = float(np.median(ours) / np.median(theirs))
+        final = {m: float(np.median([_at(run, c, budget, settings, m) for run in runs])) for m, runs in study.items()}
+        ahead = all(final["SepNN (SepPGD)"] <= value for m, value in final.items() if m != "SepNN")
+        best = {f"best {m}": float(np.median([run.test[:, c].min() for run in runs])) for m, runs in study.items()}
+        rows.append(
+            {"case": case, "time ratio": ratio, "twice as fast": ratio <= 0.5, "not behind": ahead} | final | best
+        )
+    return pd.DataFrame(rows)
+
+
+def _at(run: RidgeRun, case: int, budget: float, settings: RidgeSettings, method: str) -> float:
+    """Test MSE at the last measurement inside the budget."""
+    inside = np.flatnonzero(run.seconds(settings.update_every if method.endswith(")") else None) <= budget)
+    return float(run.test[inside[-1] if len(inside) else 0, case])
+
+
+@dataclass(frozen=True)
+class ScatteredRun:
+    """One seed's fit of f1, f2, f3 at scattered points (Table 9).
+
+    Attributes:
+        iterations: ``(T,)``; test: ``(T, 3)`` test MSE; train: ``(T, 3)`` training MSE.
+        zero: ``(3,)`` test MSE of the function that is zero everywhere.
+    """
+
+    iterations: np.ndarray
+    test: np.ndarray
+    train: np.ndarray
+    zero: np.ndarray
+
+
+def scattered_run(method: str, settings: ScatteredSettings, seed: int, device: torch.device) -> ScatteredRun:
+    """Train a CP network on f1, f2 and f3 at random points, the three side by side (Sec. A.2, Table 9).
+
+    Raises:
+        ValueError: an unknown method.
+    """
+    if method not in SCATTERED_METHODS:
+        raise ValueError(f"method must be one of {', '.join(SCATTERED_METHODS)}, got {method!r}")
+    memory = joblib.Memory(os.environ.get("SEPLIB_CACHE"), verbose=0)
+    return memory.cache(_scattered_run)(method, asdict(settings), seed, device.type, NUMERICS)
+
+
+def _scattered_run(method, settings, seed, device, numerics):
+    return _train_scattered(method, ScatteredSettings(**settings), seed, torch.device(device))
+
+
+def _train_scattered(method: str, settings: ScatteredSettings, seed: int, device: torch.device) -> ScatteredRun:
+    generator = torch.Generator().manual_seed(1000 + seed)
+    X, new = (
+        (2 * torch.rand(n, 2, generator=generator, dtype=torch.float64) - 1) for n in (settings.points, settings.tested)
+    )
+    target, test_target = (
+        torch.stack([f(*P.unbind(1)) for f in FUNCTIONS.values()]).float().to(device) for P in (X, new)
+    )
+    X, new = X.float().to(device), new.float().to(device)
+    generator = torch.Generator().manual_seed(seed)
+    network = dict(width=settings.width, depth=settings.depth, omega=settings.omega, ensemble=len(FUNCTIONS))
+    model = CP([FactorMLP(settings.rank, **network, generator=generator, device=device) for _ in range(2)])
+    preconditioner = {
+        "SepNN": lambda: None,
+        "SepNN (MSK)": lambda: MSK(model, X, settings.k_msk, settings.update_every),
+        "SepNN (SepPGD)": lambda: SepPGD(model, X, settings.k_seppgd, settings.update_every),
+    }[method]()
+    seen = []
+
+    def measure(state: State) -> None:
+        if state.iteration % settings.every == 0:
+            with torch.no_grad():
+                test = (model.points(new) - test_target).square().mean(1)
+            seen.append((state.iteration, test.tolist(), state.residual.square().mean(1).tolist()))
+
+    optimizer = torch.optim.Adam(model.parameters(), settings.learning_rate, fused=True)
+    fit(model, X, target, optimizer, preconditioner, settings.iterations, [measure])
+    steps, test, train = (np.array(column) for column in zip(*seen))
+    return ScatteredRun(steps, test, train, test_target.square().mean(1).cpu().double().numpy())
+
+
+def scattered_study(settings: ScatteredSettings, seed: int, device: torch.device) -> dict[str, list[ScatteredRun]]:
+    """All methods and seeds of Table 9: method to one run a seed."""
+    seeds = range(seed, seed + settings.seeds)
+    return {method: [scattered_run(method, settings, s, device) for s in seeds] for method in SCATTERED_METHODS}
+
+
+def scattered_table(
+    study: dict[str, list[ScatteredRun]], at: Sequence[int] | None = None, part: str = "test"
+) -> pd.DataFrame:
+    """Mean and spread over seeds of the MSE (Table 9), one row a method and iteration.
+
+    Args:
+        study: of :func:`scattered_study`.
+        at: iterations to show, each one that was measured; the last if None.
+        part: "test" or "train".
+    """
+    rows = []
+    for method, runs in study.items():
+        for iteration in at or [int(runs[0].iterations[-1])]:
+            index = int(np.flatnonzero(runs[0].iterations == iteration)[0])
+            values = np.array([getattr(run, part)[index] for run in runs])
+            row = {"method": method, "iteration": iteration}
+            for f, name in enumerate(FUNCTIONS):
+                row |= {name: values[:, f].mean(), f"{name} spread": values[:, f].std(ddof=1) if len(runs) > 1 else 0.0}
+            rows.append(row)
+    return pd.DataFrame(rows)
