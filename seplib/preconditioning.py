@@ -237,6 +237,13 @@ class SepPGD:
             self.update()
         return self.preconditioners
 
+    def operator(self) -> KroneckerOperator:
+        """The matrix ``S~ = sum_d I x ... S_d ... x I`` of Lemma 2 in force, as a linear operator on a grid."""
+        matrices = [p.dense() for p in self.preconditioners or self.current(0)]
+        identities = [torch.eye(S.shape[-1], dtype=S.dtype, device=S.device).expand_as(S) for S in matrices]
+        terms = [[S if d == e else identities[d] for d, S in enumerate(matrices)] for e in range(len(matrices))]
+        return KroneckerOperator(terms)
+
     def state_dict(self) -> dict[str, Any]:
         """Tensors that a checkpoint must hold to go on exactly (Definition 1)."""
         return {"preconditioners": [(p.vectors, p.damping) for p in self.preconditioners]}

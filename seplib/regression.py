@@ -193,7 +193,7 @@ def closed_forms(settings: RidgeSettings, seed: int, device: torch.device) -> pd
         network = ridge_network(method, settings, seed, device, torch.float64)
         K, cross, S = ntk.empirical(network, X)[0], ntk.empirical(network, X, new)[0], None
         if method.endswith("(SepPGD)"):
-            S = kronecker_sum_matrix(SepPGD(network, data.axes, settings.k_seppgd))
+            S = SepPGD(network, data.axes, settings.k_seppgd).operator().dense()[0]
         elif method.endswith("(MSK)"):
             msk = MSK(network, X, settings.k_msk)
             msk.update()
@@ -201,18 +201,6 @@ def closed_forms(settings: RidgeSettings, seed: int, device: torch.device) -> pd
         values = ridge_weights(K, data.target.flatten(1), settings.weight_decay, S) @ cross
         rows[method] = (values - data.test_target.flatten(1)).square().mean(1).tolist()
     return pd.DataFrame(rows, index=CASES).T
-
-
-def kronecker_sum_matrix(method: SepPGD) -> Tensor:
-    """The N x N matrix ``sum_d I x S_d x I`` of Lemma 2, for small grids only (E = 1)."""
-    total = 0
-    matrices = [p.dense()[0] for p in method.current(0)]
-    for d, matrix in enumerate(matrices):
-        product = torch.ones(1, 1, dtype=matrix.dtype, device=matrix.device)
-        for other, S in enumerate(matrices):
-            product = torch.kron(product, matrix if other == d else torch.eye(len(S), dtype=S.dtype, device=S.device))
-        total = total + product
-    return total
 
 
 def ridge_table(

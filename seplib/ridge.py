@@ -102,6 +102,20 @@ class Linearised(nn.Module):
         return tuple(result)
 
 
+def features(model: CP | MLP, X: Tensor) -> Float[Tensor, "N P"]:
+    """Feature matrix ``phi(x) = grad f_{Theta_0}(x)`` of Eq. (15), row by row, for small problems only.
+
+    One backward pass through N linearised copies, the n-th asked for the n-th point. Memory: ``N P`` numbers.
+
+    >>> phi = features(MLP(2, width=4, depth=1), torch.tensor([[2., 3.]]))      # f(x) = w x + b
+    >>> phi
+    tensor([[2., 3., 1.]])
+    """
+    linear = Linearised(model, copies=len(X))
+    linear.points(X).diagonal().sum().backward()
+    return torch.cat([p.grad.flatten(1) for p in linear.parameters()], 1)
+
+
 class _Direction(nn.Module):
     """Coefficients Theta'_d of one network, zero at first: a point in weight space for each copy."""
 
