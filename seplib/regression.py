@@ -1,22 +1,24 @@
-"""The regression experiments: kernel ridge regression on grids (Figs. 2(a) and 5), networks at scattered points (Table 9)."""
+"""The kernel ridge regression experiment on grids (Sec. A.12, Figs. 2(a) and 5)."""
 
 import os
 import statistics
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import joblib
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from seplib import ntk
 from seplib.factors import FactorMLP
 from seplib.kernel_pgd import MSK, as_points
+from seplib.plotting import band
 from seplib.preconditioning import SepPGD
-from seplib.profiles import RidgeSettings, ScatteredSettings
+from seplib.profiles import RidgeSettings
 from seplib.ridge import Linearised, ridge_weights
 from seplib.separable import CP, MLP
 from seplib.targets import f1, f2, f3
@@ -25,7 +27,6 @@ from seplib.training import State, fit
 FUNCTIONS = {"f1": f1, "f2": f2, "f3": f3}
 CASES = (*FUNCTIONS, *(f"{name}, noisy" for name in FUNCTIONS))
 KRR_METHODS = ("MLP", "MLP (MSK)", "SepNN", "SepNN (MSK)", "SepNN (SepPGD)")
-SCATTERED_METHODS = ("SepNN", "SepNN (MSK)", "SepNN (SepPGD)")
 # Version of the numbers below; raise it when a change makes any run end differently.
 NUMERICS = 1
 
@@ -244,91 +245,25 @@ def _at(run: RidgeRun, case: int, budget: float, settings: RidgeSettings, method
     return float(run.test[inside[-1] if len(inside) else 0, case])
 
 
-@dataclass(frozen=True)
-class ScatteredRun:
-    """One seed's fit of f1, f2, f3 at scattered points (Table 9).
-
-    Attributes:
-        iterations: ``(T,)``; test: ``(T, 3)`` test MSE; train: ``(T, 3)`` training MSE.
-        zero: ``(3,)`` test MSE of the function that is zero everywhere.
-    """
-
-    iterations: np.ndarray
-    test: np.ndarray
-    train: np.ndarray
-    zero: np.ndarray
-
-
-def scattered_run(method: str, settings: ScatteredSettings, seed: int, device: torch.device) -> ScatteredRun:
-    """Train a CP network on f1, f2 and f3 at random points, the three side by side (Sec. A.2, Table 9).
-
-    Raises:
-        ValueError: an unknown method.
-    """
-    if method not in SCATTERED_METHODS:
-        raise ValueError(f"method must be one of {', '.join(SCATTERED_METHODS)}, got {method!r}")
-    memory = joblib.Memory(os.environ.get("SEPLIB_CACHE"), verbose=0)
-    return memory.cache(_scattered_run)(method, asdict(settings), seed, device.type, NUMERICS)
-
-
-def _scattered_run(method, settings, seed, device, numerics):
-    return _train_scattered(method, ScatteredSettings(**settings), seed, torch.device(device))
-
-
-def _train_scattered(method: str, settings: ScatteredSettings, seed: int, device: torch.device) -> ScatteredRun:
-    generator = torch.Generator().manual_seed(1000 + seed)
-    X, new = (
-        (2 * torch.rand(n, 2, generator=generator, dtype=torch.float64) - 1) for n in (settings.points, settings.tested)
-    )
-    target, test_target = (
-        torch.stack([f(*P.unbind(1)) for f in FUNCTIONS.values()]).float().to(device) for P in (X, new)
-    )
-    X, new = X.float().to(device), new.float().to(device)
-    generator = torch.Generator().manual_seed(seed)
-    network = dict(width=settings.width, depth=settings.depth, omega=settings.omega, ensemble=len(FUNCTIONS))
-    model = CP([FactorMLP(settings.rank, **network, generator=generator, device=device) for _ in range(2)])
-    preconditioner = {
-        "SepNN": lambda: None,
-        "SepNN (MSK)": lambda: MSK(model, X, settings.k_msk, settings.update_every),
-        "SepNN (SepPGD)": lambda: SepPGD(model, X, settings.k_seppgd, settings.update_every),
-    }[method]()
-    seen = []
-
-    def measure(state: State) -> None:
-        if state.iteration % settings.every == 0:
-            with torch.no_grad():
-                test = (model.points(new) - test_target).square().mean(1)
-            seen.append((state.iteration, test.tolist(), state.residual.square().mean(1).tolist()))
-
-    optimizer = torch.optim.Adam(model.parameters(), settings.learning_rate, fused=True)
-    fit(model, X, target, optimizer, preconditioner, settings.iterations, [measure])
-    steps, test, train = (np.array(column) for column in zip(*seen))
-    return ScatteredRun(steps, test, train, test_target.square().mean(1).cpu().double().numpy())
-
-
-def scattered_study(settings: ScatteredSettings, seed: int, device: torch.device) -> dict[str, list[ScatteredRun]]:
-    """All methods and seeds of Table 9: method to one run a seed."""
-    seeds = range(seed, seed + settings.seeds)
-    return {method: [scattered_run(method, settings, s, device) for s in seeds] for method in SCATTERED_METHODS}
-
-
-def scattered_table(
-    study: dict[str, list[ScatteredRun]], at: Sequence[int] | None = None, part: str = "test"
-) -> pd.DataFrame:
-    """Mean and spread over seeds of the MSE (Table 9), one row a method and iteration.
+def draw_ridge(study: dict[str, list[RidgeRun]], settings: RidgeSettings, over: str = "seconds") -> Figure:
+    """Test MSE of every method in the six cases, over time or over iterations (Figs. 2(a) and 5).
 
     Args:
-        study: of :func:`scattered_study`.
-        at: iterations to show, each one that was measured; the last if None.
-        part: "test" or "train".
+        study: of :func:`ridge_study`.
+        settings: of the profile.
+        over: "seconds", with the updates of Sec. A.12 counted and the budget marked, or "iterations".
     """
-    rows = []
-    for method, runs in study.items():
-        for iteration in at or [int(runs[0].iterations[-1])]:
-            index = int(np.flatnonzero(runs[0].iterations == iteration)[0])
-            values = np.array([getattr(run, part)[index] for run in runs])
-            row = {"method": method, "iteration": iteration}
-            for f, name in enumerate(FUNCTIONS):
-                row |= {name: values[:, f].mean(), f"{name} spread": values[:, f].std(ddof=1) if len(runs) > 1 else 0.0}
-            rows.append(row)
-    return pd.DataFrame(rows)
+    figure, panels = plt.subplots(2, 3, figsize=(9, 5.2))
+    budget = settings.iterations * statistics.median(run.step for run in study["SepNN"])
+    for c, axes in enumerate(panels.flat):
+        for method, runs in study.items():
+            iterations = runs[0].iterations
+            seconds = np.median([r.seconds(settings.update_every if ")" in method else None) for r in runs], axis=0)
+            band(axes, seconds if over == "seconds" else iterations, np.array([r.test[:, c] for r in runs]), method)
+        axes.set(title=CASES[c], yscale="log", xscale="log", xlabel=over)
+        if over == "seconds":
+            axes.axvline(budget, color="#111111", linewidth=0.8, linestyle=":")
+    for axes in panels[:, 0]:
+        axes.set_ylabel("test MSE")
+    panels[0, 0].legend(fontsize=7)
+    return figure

@@ -3,14 +3,17 @@
 import itertools
 from dataclasses import dataclass
 
+import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 from jaxtyping import Float
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from seplib import dynamics, ntk
 from seplib.factors import FactorMLP
 from seplib.kernel_pgd import MSK, as_points
+from seplib.plotting import COLOURS
 from seplib.preconditioning import SepPGD, modulate
 from seplib.profiles import SpectrumSettings
 from seplib.ridge import features
@@ -18,6 +21,8 @@ from seplib.separable import CP
 from seplib.targets import f3
 from seplib.training import fit
 
+# A ratio of condition numbers above 1 by less than this is a rounding error.
+TOLERANCE = 1e-6
 ACTIVATIONS = ("sine", "relu", "tanh", "gelu")
 
 
@@ -164,3 +169,36 @@ def spectrum_table(spectra: dict[int, Spectra], counts: tuple[int, ...] = (10, 5
         row = {"iteration": iteration, "kernel": {"plain": "K", "seppgd": "K S (SepPGD)", "msk": "K S (MSK)"}[name]}
         rows.append(row | {f"1/{m}": (values[0] / values[m - 1]).item() for m in counts})
     return pd.DataFrame(rows)
+
+
+def draw_instances(frame: pd.DataFrame) -> Figure:
+    """Condition number after against before preconditioning, one dot an instance (Sec. A.1.2)."""
+    figure, axes = plt.subplots(figsize=(6.4, 3.8))
+    limits = [frame["cond K"].min() / 2, frame["cond K"].max() * 2]
+    axes.loglog(frame["cond K"], frame["cond KS (MSK)"], "x", markersize=4, color=COLOURS["MSK"], label="MSK")
+    axes.loglog(frame["cond K"], frame["cond KS"], "o", markersize=4, color=COLOURS["SepPGD"], label="SepPGD")
+    worse = frame[frame.ratio > 1 + TOLERANCE]
+    axes.loglog(
+        worse["cond K"], worse["cond KS"], "o", markersize=10, fillstyle="none", color="#111111", label="violations"
+    )
+    axes.loglog(limits, limits, color=COLOURS["limit"], linewidth=0.8)
+    axes.set(xlabel="cond(K)", ylabel="cond(K S)", xlim=limits)
+    axes.legend()
+    return figure
+
+
+def draw_spectra(spectra: dict[int, Spectra]) -> Figure:
+    """Eigenvalues relative to the largest, at every moment looked at (Sec. 4)."""
+    figure, panels = plt.subplots(1, len(spectra), figsize=(8, 3.4), sharey=True)
+    for axes, (iteration, at) in zip(panels, spectra.items()):
+        for name, values, colour in (
+            ("K", at.plain, COLOURS["SepNN"]),
+            ("K S, SepPGD", at.seppgd, COLOURS["SepPGD"]),
+            ("K S, MSK", at.msk, COLOURS["MSK"]),
+        ):
+            kept = values[values > 1e-10 * values[0]].cpu()
+            axes.loglog(range(1, len(kept) + 1), kept / kept[0], color=colour, label=name)
+        axes.set(xlabel="index m", title=f"after {iteration} iterations")
+    panels[0].set_ylabel(r"$\lambda_m / \lambda_1$")
+    panels[0].legend()
+    return figure
