@@ -57,16 +57,16 @@ def image_study(targets: Sequence[ImageTarget], settings: ImageSettings, seed: i
     Args:
         targets: the images.
         settings: of the profile.
-        seed: the first of ``settings.seeds`` seeds.
+        seed: the first of each image's ``settings.seeds`` seeds.
         device: where to compute.
 
     Returns:
         The runs by (image, method), one for each seed. Seed by seed, so that an interrupted study holds whole seeds.
     """
     study: Study = {(target.name, method): [] for target in targets for method in METHODS}
-    for step in range(settings.seeds):
-        for target in targets:
-            for method in METHODS:
+    for step in range(max(settings.seeds)):
+        for target, seeds in zip(targets, settings.seeds):
+            for method in METHODS if step < seeds else ():
                 study[target.name, method].append(fit_image(target.values, method, settings, seed + step, device))
     return study
 
@@ -158,8 +158,13 @@ def _fit_image(target, network, descent, modulation, seed, device, numerics, che
 def _train_image(target, network, descent, modulation, seed, device, numerics, checkpoints) -> ImageRun:
     values = torch.from_numpy(target).to(device)
     generator = torch.Generator().manual_seed(seed)
-    model = CP([FactorMLP(**network, ensemble=len(values), generator=generator, device=device) for _ in range(2)])
-    axes = [torch.linspace(-1, 1, n, device=device) for n in values.shape[1:]]
+    model = CP(
+        [
+            FactorMLP(**network, ensemble=len(values), generator=generator, dtype=values.dtype, device=device)
+            for _ in range(2)
+        ]
+    )
+    axes = [torch.linspace(-1, 1, n, dtype=values.dtype, device=device) for n in values.shape[1:]]
     optimizer = torch.optim.Adam(model.parameters(), lr=descent["learning_rate"], fused=True)
     preconditioner = SepPGD(model, axes, **modulation) if modulation else None
     checkpoint = None

@@ -23,6 +23,7 @@ def project(tmp_path, monkeypatch):
     record = "print(r.record('table-6', cases={'a': True}, paper={}, measured={'seed': float(seed)}))"
     for name, cells in {"good": [report, record], "bad": ["x = 1", "1 / 0", "print('never')"]}.items():
         notebook = nbformat.v4.new_notebook(cells=[head, *map(nbformat.v4.new_code_cell, cells)])
+        notebook.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "Python 3"}
         nbformat.write(notebook, tmp_path / "notebooks" / f"{name}.ipynb")
     return tmp_path
 

@@ -4,7 +4,6 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,14 @@ import torch
 from seplib import profiles, runs, targets
 
 SETTINGS = dataclasses.replace(
-    profiles.get("smoke").image_representation, size=16, rank=8, width=12, k=4, iterations=30, images=("astronaut",)
+    profiles.get("smoke").image_representation,
+    size=16,
+    rank=8,
+    width=12,
+    k=4,
+    iterations=60,
+    images=("astronaut",),
+    seeds=(2,),
 )
 CPU = torch.device("cpu")
 
@@ -27,9 +33,9 @@ def image():
 def test_golden_run(image):
     """A run's numbers belong to runs.NUMERICS. If they change on purpose, raise it and write the new ones here."""
     assert runs.NUMERICS == 1
-    golden = {"SepNN": [5.1801, 9.2917, 10.8498, 12.0031], "SepPGD": [5.1801, 10.6055, 11.8397, 12.3513]}
+    golden = {"SepNN": [5.8527, 7.2985, 10.7480, 14.1792], "SepPGD": [5.8527, 7.2449, 9.9351, 14.2295]}
     for method, numbers in golden.items():
-        assert runs.fit_image(image.values, method, SETTINGS, 3, CPU).psnr[::10] == pytest.approx(numbers, abs=0.02)
+        assert runs.fit_image(image.values, method, SETTINGS, 3, CPU).psnr[::20] == pytest.approx(numbers, abs=0.02)
 
 
 def test_both_methods_start_from_the_same_weights(image):
@@ -53,11 +59,19 @@ def test_a_finished_run_is_read_from_the_cache(image, tmp_path, monkeypatch):
     assert not list(tmp_path.glob("checkpoints/*"))
 
 
+class Computed(Exception):
+    pass
+
+
+def _computed(*_):
+    raise Computed
+
+
 @pytest.mark.parametrize("change", ["seed", "settings", "target", "numerics"])
 def test_whatever_determines_a_run_is_in_its_key(change, image, tmp_path, monkeypatch):
     monkeypatch.setenv("SEPLIB_CACHE", str(tmp_path))
     runs.fit_image(image.values, "SepNN", SETTINGS, 0, CPU)
-    monkeypatch.setattr(runs, "_train_image", lambda *_: "computed")
+    monkeypatch.setattr(runs, "_train_image", _computed)
     values, settings, seed = image.values, SETTINGS, 0
     if change == "seed":
         seed = 1
@@ -68,20 +82,21 @@ def test_whatever_determines_a_run_is_in_its_key(change, image, tmp_path, monkey
         values[0, 0, 0] += 0.5
     else:
         monkeypatch.setattr(runs, "NUMERICS", runs.NUMERICS + 1)
-    assert runs.fit_image(values, "SepNN", settings, seed, CPU) == "computed"
+    with pytest.raises(Computed):
+        runs.fit_image(values, "SepNN", settings, seed, CPU)
 
 
-def test_a_truncated_cache_file_is_noticed_and_recomputed(image, tmp_path, monkeypatch):
+def test_a_truncated_cache_file_is_noticed_and_recomputed(image, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("SEPLIB_CACHE", str(tmp_path))
     first = runs.fit_image(image.values, "SepNN", SETTINGS, 0, CPU)
     (stored,) = tmp_path.rglob("output.pkl")
     stored.write_bytes(stored.read_bytes()[:-500])
-    with pytest.warns(UserWarning, match="Exception while loading results"):
-        again = runs.fit_image(image.values, "SepNN", SETTINGS, 0, CPU)
+    again = runs.fit_image(image.values, "SepNN", SETTINGS, 0, CPU)
+    assert "Exception while loading results" in caplog.text
     assert np.array_equal(first.image, again.image) and np.array_equal(first.psnr, again.psnr)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        runs.fit_image(image.values, "SepNN", SETTINGS, 0, CPU)
+    caplog.clear()
+    runs.fit_image(image.values, "SepNN", SETTINGS, 0, CPU)
+    assert not caplog.text
 
 
 SCRIPT = """
@@ -120,11 +135,13 @@ def test_the_table_and_cases_follow_the_runs(image):
     study = runs.image_study([image], SETTINGS, 0, CPU)
     table, gains = runs.image_table([image], study), runs.image_gains([image], study)
     assert list(table.method) == list(runs.METHODS)
-    assert gains["astronaut"][0] == pytest.approx(table.PSNR[1] - table.PSNR[0])
+    assert len(gains["astronaut"]) == 2
+    assert gains["astronaut"].mean() == pytest.approx(table.PSNR[1] - table.PSNR[0])
     cases = runs.image_cases(table, gains)
-    assert cases["astronaut: gain positive"] == (gains["astronaut"][0] > 0)
-    assert cases["astronaut: gain at least 4 dB"] == (gains["astronaut"][0] >= 4)
-    assert not runs.image_cases(table, {"astronaut": -gains["astronaut"]})["astronaut: gain positive"]
+    assert cases["astronaut: gain positive"] == (gains["astronaut"].mean() > 0)
+    assert cases["astronaut: gain at least 4 dB"] == (gains["astronaut"].mean() >= 4)
+    for sign in (-5, 5):
+        assert runs.image_cases(table, {"astronaut": np.array([sign])})["astronaut: gain positive"] == (sign > 0)
 
 
 def test_unknown_method_is_named(image):

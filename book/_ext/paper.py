@@ -1,0 +1,131 @@
+"""The paper's numbers for the paper's statements, and links from docstrings into the book.
+
+A statement labelled ``thm-2`` is called Theorem 2 wherever it stands, an equation labelled ``eq-8`` is (8); our own get
+letters, chapter by chapter. "Eq. (8)" in a docstring becomes a link to the page that says where that is in the book.
+"""
+
+import re
+import string
+from collections import defaultdict
+
+from docutils import nodes
+
+import seplib
+
+_SHORT = {"theorem": "thm", "lemma": "lem", "corollary": "cor", "definition": "def"}
+
+ANCHOR = re.compile(
+    r"\b(?:Eq\. \((?P<eq>\d+)\)|Sec\. (?P<sec>A\.\d+(?:\.\d+)?|\d)|Fig\. (?P<fig>\d+)|Table (?P<table>\d)"
+    r"|Theorem (?P<thm>\d)|Lemma (?P<lem>\d)|Corollary (?P<cor>\d)|Definition (?P<def>\d)|Remark (?P<rem>\d))"
+)
+
+
+def _letters(count):
+    word = ""
+    while count >= 0:
+        word, count = string.ascii_lowercase[count % 26] + word, count // 26 - 1
+    return word
+
+
+def number_equations(app, doctree):
+    """Give every labelled equation its number: the paper's for ``eq-N``, letters for ours."""
+    equations = app.env.get_domain("math").equations
+    own = 0
+    for node in doctree.findall(nodes.math_block):
+        label = node.get("label")
+        if label is None:
+            continue
+        if match := re.fullmatch(r"eq-(\d+)", label):
+            number = match[1]
+        else:
+            number, own = _letters(own), own + 1
+        node["number"] = number
+        equations[label] = (app.env.docname, number)
+
+
+def keep_punctuation(app, doctree):
+    """Keep an inline formula and the punctuation behind it on one line; a browser would break between them."""
+    for formula in list(doctree.findall(nodes.math)):
+        following = formula.next_node(descend=False, siblings=True)
+        if not isinstance(following, nodes.Text) or not (mark := re.match(r"[,.;:!?)’]+", following)):
+            continue
+        parent, place = formula.parent, formula.parent.index(formula)
+        rest = nodes.Text(following[mark.end() :])
+        parent[place : place + 2] = [nodes.inline("", "", formula, nodes.Text(mark[0]), classes=["nobr"]), rest]
+
+
+def number_statements(app, env):
+    """Give every theorem-like statement its number, after Sphinx has numbered all of them in its own way."""
+    own = defaultdict(int)
+    for docname in sorted(env.toc_fignumbers):
+        for kind, numbers in env.toc_fignumbers[docname].items():
+            for label in numbers:
+                if label not in getattr(env, "proof_list", {}):
+                    continue
+                match = re.fullmatch(rf"{_SHORT.get(kind, kind)}-(\d+)", label)
+                if match:
+                    numbers[label] = (match[1],)
+                else:
+                    numbers[label] = (_letters(own[kind]).upper(),)
+                    own[kind] += 1
+    return []
+
+
+def anchor_label(match):
+    """Label of the anchor page's row for a match of :data:`ANCHOR`: ``paper-eq-8``, ``paper-sec-a-12``."""
+    kind, number = next((k, v) for k, v in match.groupdict().items() if v)
+    return f"paper-{kind}-{number.lower().replace('.', '-')}"
+
+
+def plain_returns(app, what, name, obj, options, lines):
+    """Keep napoleon from taking the words before the first colon of a "Returns:" section for a type."""
+    for i in range(len(lines) - 1):
+        if lines[i].strip() == "Returns:":
+            indent = len(lines[i + 1]) - len(lines[i + 1].lstrip())
+            lines[i + 1] = lines[i + 1][:indent] + ": " + lines[i + 1][indent:]
+
+
+def link_anchors(app, what, name, obj, options, lines):
+    """Turn anchors in a docstring into links."""
+    for i, line in enumerate(lines):
+        if ">>>" not in line and "::" not in line:
+            lines[i] = ANCHOR.sub(lambda m: f":ref:`{m[0]} <{anchor_label(m)}>`", line)
+
+
+def resolve_reexport(app, env, node, contnode):
+    """Resolve ``seplib.SepPGD`` to ``seplib.preconditioning.SepPGD``, where it is documented."""
+    target = node.get("reftarget", "")
+    if node.get("refdomain") != "py" or not target.startswith("seplib."):
+        return None
+    first, *rest = target.split(".")[1:]
+    home = getattr(getattr(seplib, first, None), "__module__", None)
+    if home is None or home == "seplib":
+        return None
+    full = ".".join([home, first, *rest])
+    domain = env.get_domain("py")
+    return domain.resolve_xref(env, node["refdoc"], app.builder, node["reftype"], full, node, contnode)
+
+
+def source_folder(app, pagename, templatename, context, doctree):
+    """Chapters lie in ``book/``, notebooks in ``notebooks/``: point the edit button at the right one."""
+    context["doc_path"] = "" if pagename.startswith("notebooks/") else "book"
+
+
+def without_thebe(app, pagename, templatename, context, doctree):
+    """Leave out Thebe's scripts: nobody uses them here, and loaded twice, as they are, Chromium reports an error."""
+    context["script_files"] = [
+        script for script in context["script_files"] if "thebe" not in f"{script.filename} {script.attributes}".lower()
+    ]
+
+
+def setup(app):
+    """Connect to Sphinx."""
+    app.connect("doctree-read", number_equations)
+    app.connect("doctree-read", keep_punctuation)
+    app.connect("env-get-updated", number_statements, priority=900)
+    app.connect("autodoc-process-docstring", link_anchors, priority=900)
+    app.connect("autodoc-process-docstring", plain_returns, priority=100)
+    app.connect("missing-reference", resolve_reexport)
+    app.connect("html-page-context", source_folder, priority=100)
+    app.connect("html-page-context", without_thebe, priority=900)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,375 @@
+"""Generated parts of the book: scorecard, status, API, where things are. Each fragment replaces a marker in a chapter."""
+
+import html
+import importlib
+import json
+import math
+import pkgutil
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+import seplib
+from seplib import claims
+
+BADGES = {
+    "reproduced": "yes",
+    "partly": "partly",
+    "not reproduced": "no",
+    "not stated": "open",
+    "not run": "idle",
+}
+_KINDS = {
+    "sec": "Sec. {}",
+    "eq": "Eq. ({})",
+    "fig": "Fig. {}",
+    "table": "Table {}",
+    "thm": "Theorem {}",
+    "lem": "Lemma {}",
+    "cor": "Corollary {}",
+    "def": "Definition {}",
+    "rem": "Remark {}",
+}
+
+
+# Labels -------------------------------------------------------------------------------------------------------------
+
+
+class Label(NamedTuple):
+    """A label of the book: the role that refers to it, its page, and what a link to it says."""
+
+    role: str
+    page: str
+    text: str
+
+
+def labels(folder: Path) -> dict[str, Label]:
+    """Every label of the chapters and notebooks below a folder."""
+    found = {}
+    for path in sorted([*folder.glob("*.md"), *folder.glob("notebooks/*.ipynb")]):
+        page = path.relative_to(folder).with_suffix("").as_posix()
+        text, figures = _markdown(path)
+        title = re.search(r"^# (.+)$", text, re.MULTILINE)
+        title = title[1] if title else page
+        for match in re.finditer(r"^\(([\w.-]+)\)=\n+(?:#+ (.+))?", text, re.MULTILINE):
+            found[match[1]] = Label("ref", page, match[2] or title)
+        for match in re.finditer(r"^\$\$ ?\(([\w.-]+)\)$", text, re.MULTILINE):
+            found[match[1]] = Label("eq", page, "")
+        for match in re.finditer(r"^[`:]{3,}\{([\w:]+)\}[^\n]*\n((?::[\w-]+:[^\n]*\n)+)", text, re.MULTILINE):
+            if option := re.search(r"^:(?:label|name): *(\S+)", match[2], re.MULTILINE):
+                role = "prf:ref" if match[1].startswith("prf:") else "eq" if match[1] == "math" else "numref"
+                found[option[1]] = Label(role, page, "")
+        found |= {name: Label("numref", page, "") for name in figures}
+    return found
+
+
+def _markdown(path: Path) -> tuple[str, list[str]]:
+    """Markdown of a chapter or of a notebook's text cells, and the names of the notebook's figures."""
+    if path.suffix == ".md":
+        return path.read_text(), []
+    cells = json.loads(path.read_text())["cells"]
+    figures = [cell["metadata"].get("mystnb", {}).get("figure", {}).get("name") for cell in cells]
+    text = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    return text, list(filter(None, figures))
+
+
+def reference(label: str, known: dict[str, Label]) -> str:
+    """MyST for a link to a label; empty if nobody defines it."""
+    if label not in known:
+        return ""
+    role, _, text = known[label]
+    return f"{{{role}}}`{text} <{label}>`" if text else f"{{{role}}}`{label}`"
+
+
+# Evidence and claims ------------------------------------------------------------------------------------------------
+
+
+def evidence(root: Path) -> dict[str, dict[str, Any]]:
+    """Where the evidence for each claim is: chapter, notebook, cell, function, test."""
+    return yaml.safe_load((root / "book" / "evidence.yml").read_text())
+
+
+def repository(root: Path) -> str:
+    """Address of the repository, with the branch, for links to files."""
+    config = yaml.safe_load((root / "_config.yml").read_text())["repository"]
+    return f"{config['url']}/blob/{config['branch']}"
+
+
+def badge(verdict: str) -> str:
+    """HTML of a verdict."""
+    text = "not run yet" if verdict == "not run" else verdict
+    return f'<span class="verdict verdict-{BADGES[verdict]}">{text}</span>'
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return html.escape(str(value))
+    if isinstance(value, int) or value == 0:
+        text = f"{value:g}"
+    elif 1e-3 <= abs(value) < 1e5:
+        text = f"{value:.3g}" if abs(value) < 1 else f"{value:#.4g}".rstrip(".")
+    else:
+        mantissa, exponent = f"{value:.2e}".split("e")
+        text = f"{mantissa}·10<sup>{int(exponent)}</sup>"
+    return text.replace("-", "−")
+
+
+def numbers_table(entry: dict[str, Any]) -> str:
+    """HTML of the paper's numbers beside ours; long ones are folded."""
+    if not entry["measured"]:
+        return ""
+    names = [*entry["measured"], *(n for n in entry["paper"] or {} if n not in entry["measured"])]
+    rows = []
+    for name in names:
+        ours = _number(entry["measured"].get(name))
+        spread = (entry["spread"] or {}).get(name)
+        if spread is not None:
+            ours += f' <span class="spread">± {_number(spread)}</span>'
+        cells = f"<td>{_number((entry['paper'] or {}).get(name))}</td><td>{ours}</td>"
+        rows.append(f'<tr><th scope="row">{html.escape(name)}</th>{cells}</tr>')
+    head = '<thead><tr><th></th><th scope="col">paper</th><th scope="col">ours</th></tr></thead>'
+    table = f'<table class="numbers">{head}<tbody>{"".join(rows)}</tbody></table>'
+    if len(rows) > 6:
+        return f"<details><summary>{len(rows)} numbers</summary>{table}</details>"
+    return table
+
+
+def _verdict_cell(entry: dict[str, Any]) -> str:
+    parts = [badge(entry["verdict"])]
+    if entry["verdict"] in ("partly", "not reproduced") and entry["cases"]:
+        failing = [name for name, holds in entry["cases"].items() if not holds]
+        parts.append(f'<p class="cases">fails: {html.escape(", ".join(failing))}</p>')
+    if entry.get("assumed"):
+        parts.append(f"<details><summary>assumed</summary>{html.escape(entry['assumed'])}</details>")
+    return "".join(parts)
+
+
+def _links(root: Path, place: dict[str, Any], known: dict[str, Label]) -> str:
+    links = []
+    if place["chapter"]:
+        links.append(reference(place["chapter"].split("#")[1], known))
+    name = place["notebook"]
+    if name and (root / "notebooks" / f"{name}.ipynb").exists():
+        links.append(f"[{name}](notebooks/{name}.ipynb)")
+    if place["cell"]:
+        links.append(reference(place["cell"], known))
+    if place["function"]:
+        links.append(f"{{py:obj}}`{place['function'].removeprefix('seplib.')} <{place['function']}>`")
+    if place["test"]:
+        path, _, test = place["test"].partition("::")
+        links.append(f'[test]({repository(root)}/{path} "{test}")')
+    return " · ".join(filter(None, links)) or "not written yet"
+
+
+def scorecard(root: Path, staged: Path) -> str:
+    """The scorecard: a table for each group of claims."""
+    paper = claims.load(root / "results" / "paper" / "claims.json")
+    smoke = claims.load(root / "results" / "smoke" / "claims.json")
+    blank = {entry["id"]: entry for entry in claims.collect(root / "results" / "nowhere")}
+    places, known = evidence(root), labels(staged)
+    blocks, group = [], None
+    for id, place in places.items():
+        claim, entry = claims.claims()[id], paper.get(id, blank[id])
+        if place["group"] != group:
+            group = place["group"]
+            blocks.append(
+                f"## {group}\n\n:::::{{list-table}}\n:header-rows: 1\n:class: scorecard\n\n* - Claim\n  - Paper and ours\n"
+                "  - Verdict\n  - Evidence\n  - Re-run on this machine"
+            )
+        again = smoke.get(id, blank[id])["verdict"]
+        rerun = badge(again) if again != "not run" else '<span class="verdict verdict-idle">not re-run</span>'
+        criterion = f"<details><summary>criterion</summary>{html.escape(claim.criterion)}</details>"
+        cells = [
+            f"(claim-{id})=\n`{id}` [{claim.where}]{{.where}}\n\n{_plain(claim.claim)}\n\n{criterion}",
+            numbers_table(entry) or '<span class="none">–</span>',
+            _verdict_cell(entry),
+            _links(root, place, known),
+            rerun,
+        ]
+        row = "\n".join(f"  - {_indent(cell)}" for cell in cells)
+        blocks[-1] += "\n* " + row[2:]
+    return "\n:::::\n\n".join(blocks) + "\n:::::\n"
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown leaves as it is."""
+    return re.sub(r"([*_`\[\]$<>\\])", r"\\\1", text)
+
+
+def _indent(text: str) -> str:
+    return text.replace("\n", "\n    ")
+
+
+def glance(root: Path, staged: Path) -> str:
+    """Counts of the verdicts over all claims, as a row of figures."""
+    paper = claims.load(root / "results" / "paper" / "claims.json")
+    counts = Counter(paper[id]["verdict"] if id in paper else "not run" for id in claims.claims())
+    tiles = [
+        f'<div class="tile tile-{BADGES[verdict]}"><strong>{counts[verdict]}</strong>'
+        f"<span>{'not run yet' if verdict == 'not run' else verdict}</span></div>"
+        for verdict in claims.VERDICTS
+        if counts[verdict] or verdict in ("reproduced", "partly", "not reproduced")
+    ]
+    total = len(claims.claims())
+    return f'<div class="glance" role="group" aria-label="Verdicts on {total} claims">{"".join(tiles)}</div>\n'
+
+
+def downloads(root: Path, staged: Path) -> str:
+    """Download links for the claims of each profile as JSON."""
+    found = [p for p in ("paper", "smoke") if (root / "results" / p / "claims.json").exists()]
+    links = [f"{{download}}`{p} profile, claims.json <downloads/{p}/claims.json>`" for p in found]
+    return "Download: " + ", ".join(links) if links else "No results have been collected yet."
+
+
+# Runs ---------------------------------------------------------------------------------------------------------------
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words.
+
+    >>> duration(75)
+    '1 min 15 s'
+    """
+    whole = math.ceil(seconds)
+    hours, minutes = divmod(whole // 60, 60)
+    parts = [(hours, "h"), (minutes, "min"), (whole % 60, "s")]
+    shown = [f"{value} {unit}" for value, unit in parts if value]
+    return " ".join(shown[:2])
+
+
+def run_record(root: Path, name: str, profile: str) -> dict[str, Any]:
+    """What is known of one notebook's run: provenance, seed, seconds, and whether the notebook has changed since."""
+    folder = root / "results" / profile
+    notebook = json.loads((folder / f"{name}.ipynb").read_text())
+    record = folder / name / "record.json"
+    content = json.loads(record.read_text()) if record.exists() else {"provenance": {}, "claims": []}
+    papermill = notebook["metadata"].get("papermill", {})
+    source = root / "notebooks" / f"{name}.ipynb"
+    return {
+        "seed": papermill.get("parameters", {}).get("seed", next((c["seed"] for c in content["claims"]), None)),
+        "seconds": papermill.get("duration") or sum(c["seconds"] for c in content["claims"]) or None,
+        "stale": source.exists() and _sources(json.loads(source.read_text())) != _sources(notebook),
+        **content["provenance"],
+    }
+
+
+def _sources(notebook: dict[str, Any]) -> list[str]:
+    injected = "injected-parameters"
+    return [
+        "".join(cell["source"])
+        for cell in notebook["cells"]
+        if cell["cell_type"] == "code" and injected not in cell["metadata"].get("tags", [])
+    ]
+
+
+def status(root: Path, staged: Path) -> str:
+    """One row for each notebook and profile that has been executed."""
+    rows = []
+    for name in sorted(path.stem for path in (root / "notebooks").glob("*.ipynb")):
+        for profile in ("paper", "smoke"):
+            if not (root / "results" / profile / f"{name}.ipynb").exists():
+                rows.append([f"[{name}](notebooks/{name}.ipynb)", profile, "not executed", *[""] * 6])
+                continue
+            run = run_record(root, name, profile)
+            versions = ", ".join(f"{k} {v}" for k, v in run.get("versions", {}).items())
+            state = "changed since the run" if run["stale"] else "as executed"
+            rows.append(
+                [
+                    f"[{name}](notebooks/{name}.ipynb)",
+                    profile,
+                    state,
+                    duration(run["seconds"]) if run["seconds"] else "",
+                    str(run["seed"]) if run["seed"] is not None else "",
+                    run.get("device", ""),
+                    str(run.get("threads", "")),
+                    f"`{run['commit']}`" if run.get("commit") else "",
+                    versions,
+                ]
+            )
+    if not rows:
+        return "No notebook is in the book yet."
+    head = ["Notebook", "Profile", "Source", "Time", "Seed", "Device", "Threads", "Commit", "Versions"]
+    lines = [f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows]]
+    return ":::{div} wide\n" + "\n".join(lines) + "\n:::"
+
+
+def overview(root: Path, staged: Path) -> str:
+    """The landing page's picture, ``overview.jpg`` of the notebook on images, if there is one."""
+    for profile in ("paper", "smoke"):
+        if (root / "results" / profile / "image_representation" / "overview.jpg").exists():
+            return (
+                f":::{{div}} overview\n![An image, its fit by plain gradient descent and by separable preconditioned descent]"
+                f"(downloads/{profile}/image_representation/overview.jpg)\n\n"
+                "The same network after the same number of iterations: plain gradient descent against separable "
+                f"preconditioning ({profile} profile).\n:::\n"
+            )
+    return ""
+
+
+def schematic(root: Path, staged: Path) -> str:
+    """The drawing of a separable network, inline so that it takes the page's colours."""
+    return f'<figure class="schematic">\n{(root / "book" / "static" / "schematic.svg").read_text()}</figure>\n'
+
+
+# API and anchors ----------------------------------------------------------------------------------------------------
+
+# The order of the paper; a module that is not named here comes last.
+_ORDER = "tensorops activations factors separable approximation ntk limits dynamics preconditioning training ridge pde"
+
+
+def modules() -> list[str]:
+    """Public modules of the library, in the paper's order."""
+    names = [m.name for m in pkgutil.iter_modules(seplib.__path__) if not m.name.startswith("_")]
+    order = _ORDER.split()
+    return sorted(names, key=lambda n: (order.index(n) if n in order else len(order), n))
+
+
+def api(root: Path, staged: Path) -> str:
+    """One section of autodoc for each public module."""
+    sections = []
+    for name in modules():
+        headline = (importlib.import_module(f"seplib.{name}").__doc__ or "").strip().split("\n")[0]
+        headline = re.sub(r" *\([^()]*(?:\([^()]*\)[^()]*)*\)(?=\W*$)", "", headline).rstrip(".")
+        sections.append(
+            f"(api-{name})=\n## seplib.{name}\n\n```{{eval-rst}}\n.. automodule:: seplib.{name}\n   :members:\n```\n"
+        )
+    return "\n".join(sections)
+
+
+def anchors(root: Path, staged: Path) -> str:
+    """A row for each numbered thing of the paper, with a label and the place in the book where it is."""
+    known = labels(staged)
+    rows = [
+        ":::{list-table}\n:header-rows: 1\n:class: anchors\n\n* - In the paper\n  - What it is\n  - In the book\n  - Claims"
+    ]
+    for key, (text, *claim_ids) in anchor_list(root).items():
+        kind, number = key.split("-", 1)
+        shown = _KINDS[kind].format(number.upper().replace("-", ".") if kind == "sec" else number)
+        scored = ", ".join(f"{{ref}}`{id} <claim-{id}>`" for id in claim_ids)
+        rows.append(
+            f"* - (paper-{key})=\n    {shown}\n  - {text}\n  - {reference(key, known) or '–'}\n  - {scored or '–'}"
+        )
+    return "\n".join(rows) + "\n:::\n"
+
+
+def anchor_list(root: Path) -> dict[str, list[str]]:
+    """Numbered things of the paper by key, such as ``eq-8``: what each is, and the claims that are about it."""
+    entries = yaml.safe_load((root / "book" / "anchors.yml").read_text())
+    return {key: [value] if isinstance(value, str) else value for key, value in entries.items()}
+
+
+FRAGMENTS = {
+    "scorecard": scorecard,
+    "glance": glance,
+    "downloads": downloads,
+    "status": status,
+    "overview": overview,
+    "schematic": schematic,
+    "api": api,
+    "anchors": anchors,
+}

@@ -1,0 +1,358 @@
+"""From results to pages: what is staged, what is refused, and that the built book is whole and needs no other host."""
+
+import html.parser
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import sample_book
+
+from seplib import claims
+
+sys.path[:0] = [str(sample_book.ROOT / "book")]
+
+import build  # noqa: E402
+import pages  # noqa: E402
+
+NAME = sample_book.NAME
+
+
+def staged(root: Path) -> str:
+    """Source of the staged notebook's text cells."""
+    build.stage(root, root / "_build" / "stage")
+    cells = json.loads((root / "_build" / "stage" / "notebooks" / f"{NAME}.ipynb").read_text())["cells"]
+    return "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+
+
+def edit(path: Path, change) -> None:
+    """Change a JSON file in place."""
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+# Staging ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_smoke_run_stands_under_a_banner_after_the_title(tmp_path):
+    text = staged(sample_book.make(tmp_path, paper=False))
+    assert text.startswith("# Images\n")
+    assert text.index("# Images") < text.index("Smoke run") < text.index("What is tested")
+    assert "smoke profile · cpu" in text
+
+
+def test_a_paper_run_is_preferred_and_carries_a_note_instead(tmp_path):
+    text = staged(sample_book.make(tmp_path, paper=True))
+    assert "Smoke run" not in text
+    assert "paper profile · cpu" in text and "1 min 16 s" in text
+    assert f"<../downloads/paper/{NAME}/psnr.csv>" in text
+    assert not re.search(r"20\d\d-\d\d-\d\d", text), "provenance holds no dates"
+
+
+def test_only_the_injected_parameters_are_folded_away(tmp_path):
+    staged(sample_book.make(tmp_path, paper=True))
+    cells = json.loads((tmp_path / "_build" / "stage" / "notebooks" / f"{NAME}.ipynb").read_text())["cells"]
+    hidden = [cell["source"] for cell in cells if "hide-input" in cell["metadata"]["tags"]]
+    assert hidden == ["profile = 'paper'"]
+
+
+def test_glued_numpy_scalars_become_numbers(tmp_path):
+    root = sample_book.make(tmp_path, paper=True)
+    key = build.GLUED
+    edit(
+        root / "results" / "paper" / f"{NAME}.ipynb",
+        lambda nb: nb["cells"][4]["outputs"][0]["data"].update({key: "np.float64(6.125)"}),
+    )
+    staged(root)
+    cells = json.loads((root / "_build" / "stage" / "notebooks" / f"{NAME}.ipynb").read_text())["cells"]
+    assert cells[4]["outputs"][0]["data"][key] == "6.125"
+
+
+def test_a_notebook_changed_since_its_run_says_so(tmp_path):
+    root = sample_book.make(tmp_path, paper=True)
+    assert "has changed since" not in staged(root)
+    edit(root / "notebooks" / f"{NAME}.ipynb", lambda nb: nb["cells"][3].update(source="show(1)"))
+    assert "has changed since this run" in staged(root)
+
+
+def test_nothing_stale_stays_in_the_stage(tmp_path):
+    root = sample_book.make(tmp_path, paper=False)
+    staged(root)
+    leftover = root / "_build" / "stage" / "leftover.md"
+    leftover.write_text("# Old page")
+    old_output = root / "_build" / "stage" / "_build" / "html" / "old.html"
+    old_output.parent.mkdir(parents=True)
+    old_output.touch()
+    sample_book.write_results(root, "smoke", "9.75")
+    staged(root)
+    assert not leftover.exists() and not old_output.exists()
+    assert "9.75" in (root / "_build" / "stage" / "notebooks" / f"{NAME}.ipynb").read_text()
+
+
+# Refusals -----------------------------------------------------------------------------------------------------------
+
+
+def break_error(root):
+    error = {"output_type": "error", "ename": "ValueError", "evalue": "k is too large", "traceback": []}
+    edit(root / "results" / "smoke" / f"{NAME}.ipynb", lambda nb: nb["cells"][3].update(outputs=[error]))
+
+
+def break_count(root):
+    edit(root / "results" / "smoke" / f"{NAME}.ipynb", lambda nb: nb["cells"][3].update(execution_count=None))
+
+
+def break_title(root):
+    edit(root / "results" / "smoke" / f"{NAME}.ipynb", lambda nb: nb["cells"][0].update(source="No title"))
+
+
+def break_results(root):
+    (root / "results" / "smoke" / f"{NAME}.ipynb").unlink()
+
+
+def break_toc(root):
+    toc = root / "book" / "_toc.yml"
+    toc.write_text(toc.read_text().replace(f"  - file: notebooks/{NAME}\n", ""))
+
+
+def break_notebooks(root):
+    (root / "notebooks" / f"{NAME}.ipynb").unlink()
+
+
+def break_fragment(root):
+    (root / "book" / "index.md").write_text("# Index\n\n<!-- seplib:weather -->\n")
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (break_error, rf"results/smoke/{NAME}.ipynb, cell 4: holds the error ValueError: k is too large"),
+        (break_count, rf"results/smoke/{NAME}.ipynb, cell 4: was never executed"),
+        (break_title, rf"results/smoke/{NAME}.ipynb: the first cell must be Markdown and hold the title"),
+        (break_results, rf"notebook {NAME} has not been executed: .*run `make figures PROFILE=smoke`"),
+        (break_toc, rf"notebooks/{NAME}.ipynb is not in book/_toc.yml"),
+        (break_notebooks, rf"book/_toc.yml lists notebooks/{NAME}, but there is no such notebook"),
+        (break_fragment, r"book/index.md asks for the fragment 'weather'; there are .*scorecard"),
+    ],
+    ids=lambda value: getattr(value, "__name__", "said"),
+)
+def test_what_cannot_be_shown_is_refused_in_one_line(damage, message, tmp_path, capsys):
+    root = sample_book.make(tmp_path, paper=False)
+    damage(root)
+    assert build.main([], root) == 1
+    said = capsys.readouterr().err
+    assert re.fullmatch(rf"book: {message}.*\n", said), said
+
+
+def test_a_failed_build_leaves_the_last_good_book(tmp_path, monkeypatch, capsys):
+    root = sample_book.make(tmp_path, paper=False)
+    good = root / "_build" / "html" / "index.html"
+    good.parent.mkdir(parents=True)
+    good.write_text("good")
+
+    def fail(*_):
+        raise build.Refused("no")
+
+    monkeypatch.setattr(build, "render", fail)
+    assert build.main([], root) == 1
+    assert good.read_text() == "good"
+
+
+def test_replacing_leaves_exactly_the_new_folder(tmp_path):
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+    build.replace(tmp_path / "new", tmp_path / "old")
+    assert [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*")] == ["old", "old/new"]
+
+
+# Fragments ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "value, text",
+    [
+        (None, "–"),
+        (26.48, "26.48"),
+        (33.3, "33.30"),
+        (-0.05, "−0.05"),
+        (7, "7"),
+        (0.0, "0"),
+        (3.14e-16, "3.14·10<sup>−16</sup>"),
+        ("below <1>", "below &lt;1&gt;"),
+    ],
+)
+def test_numbers_are_printed_for_readers(value, text):
+    assert pages._number(value) == text
+
+
+@pytest.mark.parametrize("seconds, text", [(0.2, "1 s"), (75.2, "1 min 16 s"), (3600, "1 h"), (3725, "1 h 2 min")])
+def test_durations_are_printed_for_readers(seconds, text):
+    assert pages.duration(seconds) == text
+
+
+def test_every_verdict_has_a_badge():
+    assert set(pages.BADGES) == set(claims.VERDICTS)
+
+
+def test_labels_are_found_in_every_form(tmp_path):
+    (tmp_path / "page.md").write_text(
+        "(here)=\n# Title\n\n(there)=\nText\n\n$$\na\n$$ (eq-1)\n\n```{prf:lemma} L\n:label: lem-9\n:nonumber:\n\nx\n```\n"
+        "```{math}\n:label: eq-2\nb\n```\n:::{figure} a.png\n:name: fig-a\n:::\n"
+    )
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks" / "n.ipynb").write_text(json.dumps(sample_book.notebook("1")))
+    found = pages.labels(tmp_path)
+    assert {label: (place.role, place.page) for label, place in found.items()} == {
+        "here": ("ref", "page"),
+        "there": ("ref", "page"),
+        "eq-1": ("eq", "page"),
+        "eq-2": ("eq", "page"),
+        "lem-9": ("prf:ref", "page"),
+        "fig-a": ("numref", "page"),
+        "fig-sample": ("numref", "notebooks/n"),
+    }
+    assert found["there"].text == "Title"
+
+
+# The built book -----------------------------------------------------------------------------------------------------
+
+
+class Assets(html.parser.HTMLParser):
+    """Addresses that a browser loads by itself, as opposed to links that a reader may follow."""
+
+    def __init__(self, page: Path):
+        super().__init__()
+        self.loaded: list[str] = []
+        self.feed(page.read_text())
+
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        if tag in ("script", "img", "iframe", "source", "video", "audio", "embed"):
+            self.loaded.append(attributes.get("src"))
+        if tag == "object":
+            self.loaded.append(attributes.get("data"))
+        if tag == "link" and attributes.get("rel") not in ("next", "prev", "index", "search", "canonical", "author"):
+            self.loaded.append(attributes.get("href"))
+
+
+def check_assets(book: Path) -> None:
+    """Everything that the pages load lies in the book."""
+    for page in set(book.rglob("*.html")) - set((book / "_static").rglob("*")):
+        for address in filter(None, Assets(page).loaded):
+            if address.startswith("data:"):
+                continue
+            assert not re.match(r"(?:\w+:)?//", address), f"{page.name} loads {address}"
+            assert (page.parent / re.split(r"[?#]", address)[0]).exists(), f"{page.name}: {address} is missing"
+    for sheet in book.rglob("*.css"):
+        assert not re.search(r"(?:url\(|@import)\s*[\"']?(?:https?:)?//", sheet.read_text()), (
+            f"{sheet.name} loads from a host"
+        )
+
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory) -> Path:
+    """The sample book, rendered."""
+    root = sample_book.make(tmp_path_factory.mktemp("book"), paper=True)
+    assert build.main([], root) == 0
+    return root / "_build" / "html"
+
+
+def text_of(page: Path) -> str:
+    """A page's article without its tags."""
+    article = re.search(r"<article.*</article>", page.read_text(), re.DOTALL)[0]
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", article))
+
+
+def test_every_picture_and_script_of_the_sample_is_there(sample):
+    check_assets(sample)
+
+
+def test_every_picture_and_script_of_the_book_is_there():
+    check_assets(sample_book.real_book())
+
+
+def test_statements_and_equations_carry_the_papers_numbers(sample):
+    text = text_of(sample / "index.html")
+    assert "Definition 1 (A thing)" in text and "Lemma A" in text
+    assert "see Fig. 1 , Definition 1 , Lemma A and (8)" in text
+    assert re.findall(r'<span class="eqno">\((\w+)', (sample / "index.html").read_text()) == ["8", "a"]
+
+
+def test_glue_and_picture_come_from_the_paper_run(sample):
+    assert "The gain is 6.12 dB" in text_of(sample / "index.html")
+    assert "overview.jpg" in (sample / "index.html").read_text()
+    assert "The gain is 6.12 dB" in text_of(sample / "notebooks" / f"{NAME}.html")
+
+
+def test_scorecard_shows_every_claim_with_verdict_and_evidence(sample):
+    page = (sample / "scorecard.html").read_text()
+    for id in claims.claims():
+        assert f'id="claim-{id}"' in page
+    rows = {
+        m[1]: m[0]
+        for m in re.finditer(
+            r'<tr class="row-\w+"><td>.*?id="claim-([\w-]+)".*?</tr>(?=\s*(?:<tr class="row|</tbody>\s*</table>\s*</div>))',
+            page,
+            re.DOTALL,
+        )
+    }
+    assert set(rows) == set(claims.claims())
+    badges = {id: re.findall(r'<span class="verdict [^>]*>([^<]+)', row) for id, row in rows.items()}
+    assert badges["lem-2"] == ["reproduced", "reproduced"]
+    assert badges["fig-3-image"] == ["partly", "partly"]
+    assert badges["table-3"] == ["not reproduced", "not reproduced"]
+    assert badges["thm-2"] == ["not run yet", "not re-run"]
+    assert "fails: Peppers<" in rows["fig-3-image"], "only the failing cases are named"
+    assert "25.43" in rows["fig-3-image"] and "± 0.08" in rows["fig-3-image"] and "26.48" in rows["fig-3-image"]
+    assert "<summary>7 numbers</summary>" in rows["table-3"]
+    assert f"notebooks/{NAME}.html" in rows["fig-3-image"]
+    assert "api.html#seplib.preconditioning.SepPGD" in rows["fig-3-image"]
+    assert "https://github.com/seplib/seplib/blob/main/tests/test_seppgd.py" in rows["lem-2"]
+
+
+def test_counts_at_a_glance_are_those_of_the_claims(sample):
+    for page in ("index", "scorecard"):
+        tiles = re.findall(r"<strong>(\d+)</strong><span>([^<]+)", (sample / f"{page}.html").read_text())
+        assert {name: int(n) for n, name in tiles} == {
+            "reproduced": 1,
+            "partly": 1,
+            "not reproduced": 1,
+            "not run yet": len(claims.claims()) - 3,
+        }
+
+
+def test_results_can_be_downloaded(sample):
+    names = {path.name for path in (sample / "_downloads").rglob("*.*")}
+    assert {"claims.json", "psnr.csv", "record.json"} <= names
+
+
+def test_status_has_a_row_for_each_profile(sample):
+    text = text_of(sample / "status.html")
+    assert re.search(r"image_representation paper as executed 1 min 16 s 7 cpu", text)
+    assert re.search(r"image_representation smoke as executed 1 min 16 s 7 cpu", text)
+
+
+def test_docstrings_link_to_the_place_in_the_paper(sample):
+    page = (sample / "api.html").read_text()
+    assert 'href="anchors.html#paper-eq-8"' in page
+    assert 'id="seplib.preconditioning.SepPGD"' in page
+    assert "jaxtyping" not in text_of(sample / "api.html")
+
+
+def test_edit_buttons_point_to_the_sources(sample):
+    assert "/edit/main/book/howto-rerun.md" in (sample / "howto-rerun.html").read_text()
+    notebook = (sample / "notebooks" / f"{NAME}.html").read_text()
+    assert f"/edit/main/notebooks/{NAME}.ipynb" in notebook
+    assert f"colab.research.google.com/github/seplib/seplib/blob/main/notebooks/{NAME}.ipynb" in notebook
+
+
+def test_a_warning_fails_the_build_and_is_shown(tmp_path, capsys):
+    root = sample_book.make(tmp_path, paper=False)
+    with (root / "book" / "index.md").open("a") as chapter:
+        chapter.write("\nSee {prf:ref}`thm-99`.\n")
+    assert build.main([], root) == 1
+    said = capsys.readouterr().err
+    assert "Jupyter Book failed" in said and "index.md" in said and "thm-99" in said
+    assert not (root / "_build" / "html").exists()

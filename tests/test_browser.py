@@ -1,0 +1,198 @@
+"""The built book in a real Chromium: mathematics typeset, nothing asked of other hosts, nothing wider than a phone."""
+
+import functools
+import http.server
+import os
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+import sample_book
+
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # whatever is asked of another host fails at once
+]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+# Contrast (WCAG 2) of every piece of text against what lies behind it, the lowest first.
+CONTRAST = """() => {
+  const parse = c => { const m = c.match(/[\\d.]+/g).map(Number); return m.length < 4 ? [...m, 1] : m; };
+  const light = c => { const f = c.slice(0, 3).map(v => { v /= 255; return v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4; });
+    return .2126 * f[0] + .7152 * f[1] + .0722 * f[2]; };
+  const behind = e => { for (; e; e = e.parentElement) { const c = parse(getComputedStyle(e).backgroundColor); if (c[3] > .5) return c; }
+    return [255, 255, 255, 1]; };
+  const found = [];
+  for (const e of document.querySelectorAll('article *, .bd-sidebar-primary *')) {
+    if (e.closest('svg, mjx-container, script, style') || !e.offsetWidth) continue;
+    if (![...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim())) continue;
+    const style = getComputedStyle(e), a = light(parse(style.color)), b = light(behind(e));
+    if (style.visibility === 'hidden' || +style.opacity < 1) continue;
+    const ratio = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
+    found.push([ratio, `${e.tagName}.${e.className} "${e.textContent.trim().slice(0, 30)}" ${style.color}`]);
+  }
+  return found.sort((x, y) => x[0] - y[0]).slice(0, 3);
+}"""
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def book() -> Path:
+    return sample_book.real_book()
+
+
+@pytest.fixture(scope="module")
+def address(book):
+    """The book over HTTP on this machine."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=book))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A headless Chromium; none is a failure on CI and a skip elsewhere."""
+    found = next(filter(None, [os.environ.get("CHROMIUM"), *map(shutil.which, BROWSERS)]), None)
+    if found is None:
+        say = pytest.fail if os.environ.get("CI") else pytest.skip
+        say(f"no browser: none of {', '.join(BROWSERS)} is installed and CHROMIUM is not set")
+    sync_api = pytest.importorskip("playwright.sync_api") if not os.environ.get("CI") else None
+    if sync_api is None:
+        from playwright import sync_api
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+class Reader:
+    """One browser window that notes whatever goes wrong while it opens pages."""
+
+    def __init__(self, browser, width: int, theme: str):
+        self.faults: list[str] = []
+        self.context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)
+        self.context.set_default_timeout(180_000)  # a loaded machine is slow, not wrong
+        self.page = self.context.new_page()
+        self.own = ""
+        self.page.on("request", self._watch)
+        self.page.on("console", lambda m: self.faults.append(f"console: {m.text}") if m.type == "error" else None)
+        self.page.on("pageerror", lambda error: self.faults.append(f"script: {error}"))
+        self.page.on("requestfailed", lambda request: self.faults.append(f"failed: {request.url}"))
+        self.page.on("response", lambda r: self.faults.append(f"{r.status}: {r.url}") if r.status >= 400 else None)
+
+    def _watch(self, request):
+        if not request.url.startswith((self.own, "data:", "blob:")):
+            self.faults.append(f"asks another host: {request.url}")
+
+    def open(self, url: str):
+        """Open a page and wait until its formulas are typeset."""
+        self.own = "file:///" if url.startswith("file") else "/".join(url.split("/")[:3])
+        self.page.goto(url, wait_until="load")
+        self.page.evaluate("window.MathJax?.startup?.promise?.then(() => true)")
+        return self.page
+
+
+@pytest.fixture
+def read(chromium):
+    """Open single pages; faults fail the test when it is over."""
+    readers = []
+
+    def open_page(url, width=1280, theme="light"):
+        readers.append(Reader(chromium, width, theme))
+        return readers[-1].open(url)
+
+    yield open_page
+    for reader in readers:
+        reader.context.close()
+    assert [fault for reader in readers for fault in reader.faults] == []
+
+
+@pytest.fixture(scope="module")
+def survey(chromium, address, book):
+    """Every page opened on a phone in light mode and on a desktop in dark mode, and what was seen there."""
+    seen = {}
+    for width, theme in [(390, "light"), (1280, "dark")]:
+        reader = Reader(chromium, width, theme)
+        for file in sorted(set(book.rglob("*.html")) - set((book / "_static").rglob("*"))):
+            name = file.relative_to(book).as_posix()
+            if theme == "dark" and name.startswith("_modules"):
+                continue
+            page, before = reader.open(f"{address}/{name}"), len(reader.faults)
+            seen[name, theme] = {
+                "wide": page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth"),
+                "formulas": page.locator("span.math, div.math").count(),
+                "typeset": page.locator("mjx-container").count(),
+                "misspelt": page.locator("mjx-merror, [data-mjx-error]").count(),
+                "theme": page.evaluate("document.documentElement.dataset.theme"),
+                "contrast": page.evaluate(CONTRAST),
+                "faults": reader.faults[before:],
+            }
+        reader.context.close()
+    return seen
+
+
+def test_every_page_opens_without_a_fault(survey):
+    assert {key: seen["faults"] for key, seen in survey.items() if seen["faults"]} == {}
+    assert len(survey) >= 20
+
+
+def test_every_formula_is_typeset_without_error(survey):
+    wrong = {key: seen for key, seen in survey.items() if seen["formulas"] != seen["typeset"] or seen["misspelt"]}
+    assert not wrong
+    assert survey["seppgd.html", "dark"]["typeset"] > 100
+
+
+def test_no_page_is_wider_than_a_phone(survey):
+    assert {name: seen["wide"] for (name, theme), seen in survey.items() if theme == "light" and seen["wide"] > 0} == {}
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_text_stands_out_from_its_background(theme, survey):
+    pages = {name: seen for (name, mode), seen in survey.items() if mode == theme}
+    assert {seen["theme"] for seen in pages.values()} == {theme}
+    weak = {name: seen["contrast"] for name, seen in pages.items() if seen["contrast"] and seen["contrast"][0][0] < 4.5}
+    assert weak == {}
+
+
+def test_the_definition_is_typeset(read, address):
+    page = read(f"{address}/seppgd.html")
+    statement = page.locator("#def-1")
+    assert "Definition 1" in statement.inner_text()
+    assert statement.locator("mjx-container").count() > 5
+    assert statement.locator("mjx-container[display=true]").first.bounding_box()["width"] > 200
+
+
+def test_it_reads_from_a_file_without_a_server(read, book):
+    page = read(f"file://{book}/seppgd.html")
+    assert page.locator("#def-1 mjx-container").count() > 5
+    page.evaluate("document.fonts.ready.then(() => true)")
+    assert (
+        page.evaluate("[...document.fonts].filter(f => f.family.includes('MJX') && f.status === 'loaded').length") > 0
+    )
+
+
+def test_scorecard_rows_become_cards_on_a_phone(read, address):
+    display = "getComputedStyle(document.querySelector('table.scorecard > tbody > tr')).display"
+    assert read(f"{address}/scorecard.html").evaluate(display) == "table-row"
+    assert read(f"{address}/scorecard.html", width=390).evaluate(display) == "block"
+
+
+def test_search_finds_a_chapter(read, address):
+    page = read(f"{address}/search.html?q=Kronecker")
+    page.wait_for_selector("#search-results li a")
+    assert "seppgd" in " ".join(a.get_attribute("href") for a in page.locator("#search-results li a").all())
