@@ -63,7 +63,9 @@ def _train_scattered(method: str, settings: ScatteredSettings, seed: int, device
     )
     X, new = X.float().to(device), new.float().to(device)
     generator = torch.Generator().manual_seed(seed)
-    network = dict(width=settings.width, depth=settings.depth, omega=settings.omega, ensemble=len(FUNCTIONS))
+    network = dict(
+        width=settings.width, depth=settings.depth, omega=settings.omega, ensemble=len(FUNCTIONS), dtype=X.dtype
+    )
     model = CP([FactorMLP(settings.rank, **network, generator=generator, device=device) for _ in range(2)])
     preconditioner = {
         "SepNN": lambda: None,
