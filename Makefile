@@ -1,4 +1,4 @@
-# make book | test | figures | serve | lint | bench; see README.md. Needs Python >= 3.11 and make, nothing else.
+# make book | test | figures | notebooks | serve | lint | bench; see README.md. Needs Python >= 3.11 and make, nothing else.
 PYTHON ?= python3
 PROFILE ?= smoke
 DEVICE ?= auto
@@ -12,7 +12,11 @@ export TQDM_DISABLE := 1
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: book test figures serve lint bench clean
+# Metadata of one machine and one run, kept out of the committed notebooks.
+STRIP := $(BIN)/nbstripout --keep-output --keep-count --extra-keys \
+  "metadata.papermill metadata.language_info.version cell.metadata.papermill cell.metadata.execution"
+
+.PHONY: book test figures notebooks serve lint bench clean
 
 book: $(READY)
 	@$(MAKE) --no-print-directory figures PROFILE=smoke DEVICE=$(DEVICE) JOBS=$(JOBS)
@@ -22,6 +26,11 @@ figures: $(READY)
 	@$(BIN)/snakemake --cores all --nolock --rerun-incomplete --rerun-triggers mtime params code \
 	  --quiet rules host --config profile=$(PROFILE) device=$(DEVICE) notebook=$(NOTEBOOK) jobs=$(JOBS)
 
+# Execute the committed notebooks anew, in place: after a change, before a commit.
+notebooks: $(READY)
+	@$(BIN)/jupyter execute --inplace notebooks/$(or $(NOTEBOOK),*).ipynb
+	@$(STRIP) notebooks/*.ipynb
+
 test: book lint
 	@$(BIN)/python -m pytest -q
 	@$(BIN)/python -m pytest -q -p no:cacheprovider --nbval --nbval-current-env --nbval-cell-timeout 300 \
@@ -30,6 +39,7 @@ test: book lint
 lint: $(READY)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(STRIP) --verify notebooks/*.ipynb
 
 bench: $(READY)
 	@for script in tests/bench/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

@@ -29,7 +29,7 @@ _PACKAGES = ("seplib", "torch", "numpy", "scipy", "scikit-image", "matplotlib", 
 
 @dataclass(frozen=True)
 class Claim:
-    """One row of the claim list: a statement of the paper and the criterion fixed before any run.
+    """One row of the claim list: a statement of the paper and the criterion fixed before any run (Secs. 2-5).
 
     Attributes:
         id: short name, such as ``"thm-2"``.
@@ -87,7 +87,7 @@ def printed(table: str, method: str, value: str, varied: str | None = None) -> f
 
 
 def verdict(cases: Mapping[str, bool]) -> str:
-    """Verdict from the cases of a claim's criterion: all hold, some hold, none holds.
+    """Verdict from the cases of a claim's criterion: all hold, some hold, none holds (all claims).
 
     >>> verdict({"Plane": True, "Baboon": False})
     'partly'
@@ -219,7 +219,7 @@ class Report:
 
 
 def collect(folder: str | Path) -> list[dict[str, Any]]:
-    """Gather the records of all notebooks of a profile: one entry for each claim of the list, run or not.
+    """Gather the records of all notebooks of a profile, one entry for each claim, run or not (all claims).
 
     Args:
         folder: ``results/<profile>``, with one ``<notebook>/record.json`` for each notebook that was run.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pooch
 import torch
 from jaxtyping import Float
 from PIL import Image, UnidentifiedImageError
@@ -120,8 +121,6 @@ def read_image(path: str | Path) -> np.ndarray:
 
 
 def _download(name: str) -> np.ndarray:
-    import pooch  # here, not above: it imports tqdm.auto, which warns in every notebook without ipywidgets
-
     number, checksum = _PAPER[name]
     path = Path(
         pooch.retrieve(_ARCHIVE.format(number), known_hash=None, fname=f"{name}.tiff", path=pooch.os_cache("seplib"))

@@ -137,6 +137,7 @@ def test_the_table_and_cases_follow_the_runs(image):
     assert list(table.method) == list(runs.METHODS)
     assert len(gains["astronaut"]) == 2
     assert gains["astronaut"].mean() == pytest.approx(table.PSNR[1] - table.PSNR[0])
+    assert runs.error_left(table)["all"] == pytest.approx(10 ** (-gains["astronaut"].mean() / 10))
     cases = runs.image_cases(table, gains)
     assert cases["astronaut: gain positive"] == (gains["astronaut"].mean() > 0)
     assert cases["astronaut: gain at least 4 dB"] == (gains["astronaut"].mean() >= 4)
