@@ -261,9 +261,12 @@ def ridge_table(
         ratio = float(np.median(ours) / np.median(theirs))
         final = {m: float(np.median([_at(run, c, budget, settings, m) for run in runs])) for m, runs in study.items()}
         ahead = all(final["SepNN (SepPGD)"] <= value for m, value in final.items() if m != "SepNN")
+        spread = float(np.std([_at(run, c, budget, settings, "SepNN (SepPGD)") for run in study["SepNN (SepPGD)"]]))
         best = {f"best {m}": float(np.median([run.test[:, c].min() for run in runs])) for m, runs in study.items()}
         rows.append(
-            {"case": case, "time ratio": ratio, "twice as fast": ratio <= 0.5, "not behind": ahead} | final | best
+            {"case": case, "time ratio": ratio, "twice as fast": ratio <= 0.5, "not behind": ahead, "spread": spread}
+            | final
+            | best
         )
     return pd.DataFrame(rows)
 
