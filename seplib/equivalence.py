@@ -83,6 +83,11 @@ def equivalence_table(seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def worst(table: pd.DataFrame, kinds: Sequence[str]) -> float:
+    """Largest difference in some columns of :func:`equivalence_table` (Lemma 2)."""
+    return float(table[list(kinds)].to_numpy().max())
+
+
 def kan_difference(inputs: int, outputs: int, seed: int = 0) -> float:
     """Largest distance between a spline KAN layer and the CP network of rank D that it is (Sec. A.1.3).
 
