@@ -10,20 +10,26 @@ from seplib import (
     claims,
     dynamics,
     expansions,
+    kan,
+    kernel_pgd,
     limits,
     ntk,
     preconditioning,
+    ridge,
     targets,
     tensorops,
 )
 from seplib.factors import FactorMLP, FourierFeatures
+from seplib.kernel_pgd import IGA, MSK
 from seplib.preconditioning import SepPGD
 from seplib.separable import CP, MLP, TT, Tucker
 from seplib.training import fit
 
 __all__ = [
     "CP",
+    "IGA",
     "MLP",
+    "MSK",
     "TT",
     "FactorMLP",
     "FourierFeatures",
@@ -35,9 +41,12 @@ __all__ = [
     "dynamics",
     "expansions",
     "fit",
+    "kan",
+    "kernel_pgd",
     "limits",
     "ntk",
     "preconditioning",
+    "ridge",
     "targets",
     "tensorops",
 ]

@@ -9,9 +9,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from seplib import ntk, tensorops
-from seplib.separable import CP, check_axes
+from seplib.operators import KroneckerOperator
+from seplib.separable import CP, check_axes, check_points
 
 MODULATIONS = ("flat", "sqrt")
+SOLVERS = ("full", "lanczos")
 
 
 @dataclass
@@ -49,8 +51,31 @@ class Preconditioner:
         return identity - (self.vectors * self.damping[:, None]) @ self.vectors.mT
 
 
+def top_eigenpairs(K: Tensor, k: int, solver: str = "full") -> tuple[Float[Tensor, "E k"], Float[Tensor, "E n k"]]:
+    """The k largest eigenvalues, falling, and their eigenvectors (Sec. 4, Table 1).
+
+    Args:
+        K: ``(E, n, n)`` symmetric kernels.
+        k: how many, 1 to n.
+        solver: ``"full"`` for the whole decomposition, ``O(n^3)``, as the paper counts it; ``"lanczos"`` for ARPACK's Lanczos
+            method, a few dozen products with K, ``O(k n^2)``, see :meth:`seplib.operators.SymmetricOperator.eigsh`.
+
+    Raises:
+        ValueError: an unknown solver.
+
+    >>> top_eigenpairs(torch.diag(torch.tensor([8., 4., 1.]))[None], 2, "lanczos")[0].round(decimals=4)
+    tensor([[8., 4.]])
+    """
+    if solver not in SOLVERS:
+        raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {solver!r}")
+    if solver == "lanczos":
+        return KroneckerOperator([[K]]).eigsh(k)
+    values, vectors = torch.linalg.eigh(K)
+    return values[:, -k:].flip(-1), vectors[:, :, -k:].flip(-1).contiguous()
+
+
 @torch.no_grad()
-def modulate(K: Tensor, k: int, g: str = "flat") -> Preconditioner:
+def modulate(K: Tensor, k: int, g: str = "flat", solver: str = "full") -> Preconditioner:
     """Preconditioner that flattens the top of a kernel's spectrum, ``S_d`` of Sec. 4 with ``g_1`` or ``g_2`` of A.1.4.
 
     The eigenvalues of ``K S`` are ``g(lambda_i)`` for i <= k and ``lambda_i`` behind. Eigenvalues below the rounding
@@ -60,9 +85,10 @@ def modulate(K: Tensor, k: int, g: str = "flat") -> Preconditioner:
         K: ``(E, n, n)`` symmetric positive semi-definite kernels.
         k: number of modulated eigenvalues, 1 to n.
         g: ``"flat"`` for g_1 (lambda_i becomes lambda_k), ``"sqrt"`` for g_2 (lambda_i becomes its square root).
+        solver: see :func:`top_eigenpairs`.
 
     Returns:
-        The preconditioner. Cost: one symmetric eigendecomposition a copy, ``O(n^3)``.
+        The preconditioner. Cost: one symmetric eigendecomposition a copy, ``O(n^3)``, or a Lanczos iteration.
 
     Raises:
         ValueError: k out of range, an unknown modulation, K not square or not symmetric.
@@ -80,11 +106,10 @@ def modulate(K: Tensor, k: int, g: str = "flat") -> Preconditioner:
         raise ValueError(f"modulation g must be one of {', '.join(MODULATIONS)}, got {g!r}")
     if not K.is_meta:  # a meta tensor has no values to look at
         _check_symmetric(K)
-    values, vectors = torch.linalg.eigh(K)
-    values, vectors = values[:, -k:].flip(-1), vectors[:, :, -k:].flip(-1)
+    values, vectors = top_eigenpairs(K, k, solver)
     values = values.clamp_min(torch.finfo(K.dtype).eps * values[:, :1])
     target = values[:, -1:] if g == "flat" else values.sqrt()
-    return Preconditioner(vectors.contiguous(), 1 - target / values)
+    return Preconditioner(vectors, 1 - target / values)
 
 
 def _check_symmetric(K: Tensor) -> None:
@@ -144,37 +169,46 @@ def cotangents(
 
 
 class SepPGD:
-    """Separable preconditioned gradient descent on a grid, any D >= 2 (Definition 1).
+    """Separable preconditioned gradient descent, on a grid of any D >= 2 or at scattered points (Definition 1).
 
-    Called with a residual it returns ``sum_d R x_d S_d``; sent backward through ``model.grid(axes)`` that becomes Eq. (7),
-    since the CP product's backward is Eq. (8). Plug it into :func:`seplib.training.fit` with any optimizer.
+    On a grid, called with a residual, it returns ``sum_d R x_d S_d``; sent backward through ``model.grid(axes)`` that becomes
+    Eq. (7), since the CP product's backward is Eq. (8). At scattered points it returns ``sum_d S_d r``, the non-grid
+    form after Lemma 2, each S_d from the factor kernel on the points' d-th coordinates. Plug it into
+    :func:`seplib.training.fit` with any optimizer.
 
     Args:
         model: the CP network whose factor kernels make the preconditioners.
-        axes: D tensors ``(n_d,)``, the training grid.
+        axes: D tensors ``(n_d,)``, the training grid; or one tensor ``(N, D)`` of scattered points.
         k: number of modulated eigenvalues of each factor kernel, 1 to the smallest n_d.
         update_every: iterations between two computations of the preconditioners (Table 4).
         g: ``"flat"`` or ``"sqrt"``, see :func:`modulate`.
 
     Raises:
-        ValueError: wrong axes, k out of range, update_every below 1, an unknown modulation.
+        ValueError: wrong axes, k out of range, update_every below 1, an unknown modulation; when called, a residual that
+            does not belong to the axes or points.
         TypeError: the model is not a CP network.
     """
 
     def __init__(
-        self, model: torch.nn.Module, axes: Sequence[Tensor], k: int = 70, update_every: int = 10, g: str = "flat"
+        self,
+        model: torch.nn.Module,
+        axes: Sequence[Tensor] | Tensor,
+        k: int = 70,
+        update_every: int = 10,
+        g: str = "flat",
     ):
         if not isinstance(model, CP):
             raise TypeError(f"SepPGD preconditions a CP network, got {type(model).__name__}")
-        check_axes(axes, len(model.factors))
-        sizes = [x.numel() for x in axes]
-        if not 1 <= k <= min(sizes):
-            raise ValueError(f"k must be between 1 and the shortest axis, {min(sizes)} points, got {k}")
-        if update_every < 1:
-            raise ValueError(f"update_every must be at least 1, got {update_every}")
-        if g not in MODULATIONS:
-            raise ValueError(f"modulation g must be one of {', '.join(MODULATIONS)}, got {g!r}")
-        self.model, self.axes, self.k, self.update_every, self.g = model, axes, k, update_every, g
+        self.scattered = isinstance(axes, Tensor)
+        if self.scattered:
+            check_points(axes, len(model.factors))
+        else:
+            check_axes(axes, len(model.factors))
+        self.axes = list(axes.unbind(1)) if self.scattered else list(axes)
+        self.shape = (axes.shape[0],) if self.scattered else tuple(x.numel() for x in axes)
+        what = "number of points" if self.scattered else "shortest axis"
+        check_modulation(k, min(self.shape), what, update_every, g)
+        self.model, self.k, self.update_every, self.g = model, k, update_every, g
         self.preconditioners: list[Preconditioner] = []
 
     def update(self) -> None:
@@ -183,10 +217,32 @@ class SepPGD:
         self.preconditioners = [modulate(K, self.k, self.g) for K in kernels]
 
     def __call__(self, residual: Tensor, iteration: int) -> Tensor:
-        """Preconditioned residual ``sum_d R x_d S_d``, Eq. (8); updates the S_d every ``update_every`` iterations."""
+        """Preconditioned residual, Eq. (8); updates the S_d every ``update_every`` iterations.
+
+        Args:
+            residual: ``(E, n_1, ..., n_D)`` on a grid, ``(E, N)`` at points.
+            iteration: number of updates made so far.
+        """
+        if tuple(residual.shape[1:]) != self.shape:
+            kind = "points" if self.scattered else "grid"
+            raise ValueError(f"SepPGD was made for a {kind} of {self.shape}, got a residual {tuple(residual.shape)}")
+        preconditioners = self.current(iteration)
+        if not self.scattered:
+            return kronecker_sum(residual, preconditioners)
+        return len(preconditioners) * residual - sum(p.correction(residual, 0) for p in preconditioners)
+
+    def current(self, iteration: int) -> list[Preconditioner]:
+        """The S_d in force at an iteration, computed anew every ``update_every`` iterations (Table 4)."""
         if iteration % self.update_every == 0 or not self.preconditioners:
             self.update()
-        return kronecker_sum(residual, self.preconditioners)
+        return self.preconditioners
+
+    def operator(self) -> KroneckerOperator:
+        """The matrix ``S~ = sum_d I x ... S_d ... x I`` of Lemma 2 in force, as a linear operator on a grid."""
+        matrices = [p.dense() for p in self.preconditioners or self.current(0)]
+        identities = [torch.eye(S.shape[-1], dtype=S.dtype, device=S.device).expand_as(S) for S in matrices]
+        terms = [[S if d == e else identities[d] for d, S in enumerate(matrices)] for e in range(len(matrices))]
+        return KroneckerOperator(terms)
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors that a checkpoint must hold to go on exactly (Definition 1)."""
@@ -195,3 +251,17 @@ class SepPGD:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Undo :meth:`state_dict`."""
         self.preconditioners = [Preconditioner(*pair) for pair in state["preconditioners"]]
+
+
+def check_modulation(k: int, points: int, what: str, update_every: int, g: str) -> None:
+    """Refuse settings that no kernel of this size can serve (Sec. 4).
+
+    Raises:
+        ValueError: k out of range, update_every below 1, an unknown modulation.
+    """
+    if not 1 <= k <= points:
+        raise ValueError(f"k must be between 1 and the {what}, {points} points, got {k}")
+    if update_every < 1:
+        raise ValueError(f"update_every must be at least 1, got {update_every}")
+    if g not in MODULATIONS:
+        raise ValueError(f"modulation g must be one of {', '.join(MODULATIONS)}, got {g!r}")

@@ -22,6 +22,8 @@ class CP(nn.Module):
     Args:
         factors: D >= 2 factor networks of one rank and one ensemble size, or other univariate modules with ``rank``
             and ``ensemble``.
+        factors: D >= 2 factor networks of one rank and one ensemble size; any module with ``rank`` and ``ensemble``
+            that maps ``(n,)`` to ``(E, n, R)``.
         scale: ``"rank"`` for the factor s = 1/sqrt(R) of Lemma 1 and Definition 1, None for s = 1 as in Eq. (2).
 
     Raises:
@@ -41,7 +43,7 @@ class CP(nn.Module):
         self.factors = nn.ModuleList(factors)
         self.scale = factors[0].rank ** -0.5 if scale == "rank" else 1.0
 
-    def grid(self, axes: Sequence[Tensor]) -> Tensor:
+    def grid(self, axes: Sequence[Tensor] | Tensor) -> Tensor:
         """Values on the grid ``axes[0] x ... x axes[D-1]`` (Definition 1).
 
         The factors are asked ``n_1 + ... + n_D`` times, not ``n_1 ... n_D`` times (Sec. A.1.1). Backward gives each
@@ -98,7 +100,7 @@ class TT(nn.Module):
         self.factors = nn.ModuleList(factors)
         self.ranks = tuple(ranks)
 
-    def grid(self, axes: Sequence[Tensor]) -> Tensor:
+    def grid(self, axes: Sequence[Tensor] | Tensor) -> Tensor:
         """Values on the grid, ``(E, n_1, ..., n_D)``, contracted from left to right (Eq. (3)).
 
         Raises:
@@ -158,7 +160,7 @@ class Tucker(nn.Module):
         core = torch.randn(shape, dtype=torch.float64, generator=generator, device=generator and generator.device)
         self.core = nn.Parameter((core / math.prod(ranks) ** 0.5).to(weight.device, weight.dtype))
 
-    def grid(self, axes: Sequence[Tensor]) -> Tensor:
+    def grid(self, axes: Sequence[Tensor] | Tensor) -> Tensor:
         """Values on the grid, ``(E, n_1, ..., n_D)``, one mode product after the other (Eq. (3)).
 
         Raises:
@@ -211,7 +213,7 @@ class MLP(EnsembleMLP):
         check_points(X, self.weights[0].shape[-1])
         return self.apply_layers(X)[..., 0]
 
-    def grid(self, axes: Sequence[Tensor]) -> Tensor:
+    def grid(self, axes: Sequence[Tensor] | Tensor) -> Tensor:
         """Values on a grid, ``(E, n_1, ..., n_D)``: all ``n_1 ... n_D`` points are asked one by one (Sec. A.1.1).
 
         Raises:
@@ -245,12 +247,16 @@ def _check_family(factors: Sequence[nn.Module], outputs: Sequence[int], wanted: 
         raise ValueError(f"factors with {[f.rank for f in factors]} outputs do not fit {wanted}")
 
 
-def check_axes(axes: Sequence[Tensor], dims: int) -> None:
+def check_axes(axes: Sequence[Tensor] | Tensor, dims: int) -> None:
     """Refuse anything but D one-dimensional coordinate tensors (Definition 1).
 
     Raises:
-        ValueError: the number or shape of the axes is wrong.
+        ValueError: the number or shape of the axes is wrong, or they are scattered points.
     """
+    if isinstance(axes, Tensor):  # its rows would pass for axes
+        raise ValueError(
+            f"a grid is a list of {dims} axes of shape (n_d,), got one tensor {tuple(axes.shape)}: points?"
+        )
     if len(axes) != dims or any(x.ndim != 1 for x in axes):
         shapes = [tuple(x.shape) for x in axes]
         raise ValueError(f"this model takes {dims} axes of shape (n_d,), got {len(axes)} of shapes {shapes}")

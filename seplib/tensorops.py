@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-# Largest intermediate of the streamed products, in elements: 8 MiB in float32 stays inside a laptop's cache hierarchy.
-SLAB = 1 << 21
+# Largest intermediate of the streamed products, in elements: 4 MiB in float32 stays inside a laptop's cache hierarchy.
+SLAB = 1 << 20
 
 
 def vec(tensor: Tensor) -> Float[Tensor, "E N"]:

@@ -6,12 +6,15 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
+
+from seplib.streaming import FullResidual, Preconditioning, StreamedResidual
 
 
 @dataclass(frozen=True)
@@ -20,17 +23,27 @@ class State:
 
     Attributes:
         iteration: number of updates made so far, 0 to ``iterations``.
-        prediction: model output on the grid, ``(E, n_1, ..., n_D)``.
-        residual: prediction minus target.
         model: the network.
+        target: the data, ``(E, n_1, ..., n_D)`` or ``(E, N)``.
         seconds: training time so far; the callbacks' own time is left out.
+        predict: gives the prediction; a streamed run forms it only if a callback asks.
     """
 
     iteration: int
-    prediction: Tensor
-    residual: Tensor
     model: torch.nn.Module
+    target: Tensor
     seconds: float
+    predict: Callable[[], Tensor]
+
+    @cached_property
+    def prediction(self) -> Tensor:
+        """Model output at the training inputs, ``(E, n_1, ..., n_D)`` or ``(E, N)`` (Eq. (6))."""
+        return self.predict()
+
+    @cached_property
+    def residual(self) -> Tensor:
+        """Prediction minus target (Eq. (6))."""
+        return self.prediction - self.target
 
 
 @dataclass
@@ -53,16 +66,17 @@ Callback = Callable[[State], Mapping[str, float] | None]
 
 def fit(
     model: torch.nn.Module,
-    axes: Sequence[Tensor],
+    axes: Sequence[Tensor] | Tensor,
     target: Tensor,
     optimizer: torch.optim.Optimizer | None = None,
-    preconditioner: Callable[[Tensor, int], Tensor] | None = None,
+    preconditioner: Preconditioning | None = None,
     iterations: int = 1000,
     callbacks: Sequence[Callback] = (),
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 100,
+    streamed: bool = False,
 ) -> History:
-    """Fit a model to grid data, minimising the square loss of Eq. (6) by plain or preconditioned descent, Eq. (7).
+    """Fit a model to data on a grid or at points, minimising the square loss of Eq. (6) by plain or preconditioned descent, Eq. (7).
 
     Each iteration evaluates ``Z = model.grid(axes)``, forms the residual ``R = Z - Y`` and sends either R or the
     preconditioner's answer to it backward through Z; the optimizer does the rest. With R itself that is the gradient of
@@ -71,8 +85,9 @@ def fit(
 
     Args:
         model: a network with ``grid``; its parameters are changed in place.
-        axes: D tensors ``(n_d,)``.
-        target: ``(E, n_1, ..., n_D)`` or, for all copies the same, ``(n_1, ..., n_D)``.
+        axes: D tensors ``(n_d,)`` for data on a grid; one tensor ``(N, D)`` for data at scattered points, where
+            ``model.points`` takes the place of ``model.grid``.
+        target: ``(E, n_1, ..., n_D)`` or, for all copies the same, ``(n_1, ..., n_D)``; ``(E, N)`` or ``(N,)`` at points.
         optimizer: any torch optimizer over the model's parameters; Adam with lr 1e-4 (Sec. A.12) if None.
         preconditioner: maps ``(residual, iteration)`` to the preconditioned residual, such as
             :class:`seplib.SepPGD`; None for plain descent.
@@ -82,12 +97,15 @@ def fit(
         checkpoint: file to resume from if it is there, and to save to. A run that was killed goes on from its last
             checkpoint and ends with the same numbers.
         checkpoint_every: updates between two saves.
+        streamed: form neither Z nor R but their products with the factors only, for large grids of D >= 3; see
+            :class:`seplib.streaming.StreamedResidual`.
 
     Returns:
         The history, ``iterations + 1`` entries long.
 
     Raises:
         ValueError: target and grid do not fit, the target is not finite, or there is nothing to do.
+        TypeError: a streamed run of a model or with a preconditioner that cannot be streamed.
         FloatingPointError: the loss became NaN or infinite.
 
     >>> from seplib import CP, FactorMLP
@@ -102,6 +120,7 @@ def fit(
     if optimizer is None:
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
     target = _checked_target(axes, target)
+    data = (StreamedResidual if streamed else FullResidual)(model, axes, target, preconditioner)
     history, start = History(), 0
     if checkpoint is not None:
         history, start = _resume(Path(checkpoint), model, optimizer, preconditioner)
@@ -111,16 +130,15 @@ def fit(
         began = time.perf_counter()
         last = iteration == iterations
         with torch.set_grad_enabled(not last):
-            prediction = model.grid(axes)
-        residual = prediction.detach() - target
+            data.forward()
         if len(history.loss) == iteration:
-            loss = residual.flatten(1).square().sum(1) / 2
+            loss = data.loss()
             if not loss.is_meta:
                 _check_loss(loss, iteration)
                 history.loss.append(loss.tolist())
             elapsed_now = elapsed + time.perf_counter() - began
             history.seconds.append(elapsed_now)
-            state = State(iteration, prediction.detach(), residual, model, elapsed_now)
+            state = State(iteration, model, target, elapsed_now, data.prediction)
             paused = time.perf_counter()
             for callback in callbacks:
                 for name, value in (callback(state) or {}).items():
@@ -131,19 +149,20 @@ def fit(
         if last:
             break
         optimizer.zero_grad(set_to_none=True)
-        prediction.backward(residual if preconditioner is None else preconditioner(residual, iteration))
+        data.backward(iteration)
         optimizer.step()
         elapsed += time.perf_counter() - began
     return history
 
 
-def _checked_target(axes: Sequence[Tensor], target: Tensor) -> Tensor:
-    sizes = tuple(x.numel() for x in axes)
+def _checked_target(axes: Sequence[Tensor] | Tensor, target: Tensor) -> Tensor:
+    sizes = (axes.shape[0],) if isinstance(axes, Tensor) else tuple(x.numel() for x in axes)
     if target.ndim == len(sizes):
         target = target[None]
     if tuple(target.shape[1:]) != sizes:
         raise ValueError(f"the target must be (E, *{sizes}) for these axes, got {tuple(target.shape)}")
-    if not target.is_meta and not (finite := torch.isfinite(target)).all():
+    # The sum of finite numbers costs no memory; only where it is not finite are the entries looked at one by one.
+    if not target.is_meta and not torch.isfinite(target.sum()) and not (finite := torch.isfinite(target)).all():
         where = tuple((~finite).nonzero()[0].tolist())
         raise ValueError(
             f"the target must be finite, but {(~finite).sum()} of its values are not, the first at {where}"

@@ -1,0 +1,204 @@
+"""Spectra of preconditioned kernels: what Sec. 4 and Sec. A.1.2 say of the condition number, put to the test."""
+
+import itertools
+from dataclasses import dataclass
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import torch
+from jaxtyping import Float
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from seplib import dynamics, ntk
+from seplib.factors import FactorMLP
+from seplib.kernel_pgd import MSK, as_points
+from seplib.plotting import COLOURS
+from seplib.preconditioning import SepPGD, modulate
+from seplib.profiles import SpectrumSettings
+from seplib.ridge import features
+from seplib.separable import CP
+from seplib.targets import f3
+from seplib.training import fit
+
+# A ratio of condition numbers above 1 by less than this is a rounding error.
+TOLERANCE = 1e-6
+ACTIVATIONS = ("sine", "relu", "tanh", "gelu")
+
+
+def preconditioned_eigenvalues(K: Tensor, S: Tensor) -> Float[Tensor, " N"]:
+    """Eigenvalues of ``K S``, falling: real and not negative although ``K S`` is not symmetric (Sec. 4).
+
+    With ``S = L L^T`` positive definite, ``K S`` is similar to the symmetric ``L^T K L``.
+
+    >>> preconditioned_eigenvalues(torch.diag(torch.tensor([8., 1.])), torch.diag(torch.tensor([0.25, 1.])))
+    tensor([2., 1.])
+    """
+    L = torch.linalg.cholesky(S)
+    return torch.linalg.eigvalsh(L.mT @ K @ L).flip(0)
+
+
+def condition_numbers(phi: Tensor, S: Tensor) -> tuple[float, float]:
+    """``cond(K)`` and ``cond(K S)`` of ``K = phi phi^T``, from singular values (Sec. A.1.2).
+
+    The singular values of ``L^T phi`` resolve condition numbers up to about 1e24 in float64, where the eigenvalues of K
+    itself would end at 1e16.
+
+    Args:
+        phi: ``(N, P)`` features with ``P >= N``.
+        S: ``(N, N)`` positive definite.
+    """
+    plain = torch.linalg.svdvals(phi)
+    values = torch.linalg.svdvals(torch.linalg.cholesky(S).mT @ phi)
+    return ((plain[0] / plain[-1]) ** 2).item(), ((values[0] / values[-1]) ** 2).item()
+
+
+def random_instances(count: int, seed: int) -> pd.DataFrame:
+    """Condition numbers before and after preconditioning on random small networks, in float64 (Sec. A.1.2).
+
+    Dimensions, grid sizes, width, rank, depth, activation, its frequency, parametrization and k >= 2 are drawn at random
+    (k = 1 leaves S~ = D I); a kernel that is
+    singular to working precision is drawn again, since it has no condition number.
+
+    Returns:
+        One row an instance: the draw, ``cond K``, ``cond K S`` for SepPGD and MSK, the condition number of S~, and the
+        effective rank of the three spectra.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def pick(options):
+        return options[int(torch.randint(len(options), (1,), generator=generator))]
+
+    rows = []
+    while len(rows) < count:
+        dims = pick((2, 2, 3))
+        sizes = [pick(range(3, 9) if dims == 2 else range(2, 5)) for _ in range(dims)]
+        draw = {
+            "D": dims, "sizes": "x".join(map(str, sizes)), "width": pick((8, 16, 32, 64)), "rank": pick((4, 8, 16, 32)),
+            "depth": pick((2, 3)), "activation": pick(ACTIVATIONS), "parametrization": pick(("ntk", "torch", "siren")),
+            "omega": pick((1.0, 3.0, 30.0)), "k": pick(range(2, min(sizes) + 1)),
+        }  # fmt: skip
+        network = {key: draw[key] for key in ("width", "depth", "activation", "parametrization", "omega")}
+        model = CP([FactorMLP(draw["rank"], **network, generator=generator, dtype=torch.float64) for _ in range(dims)])
+        axes = [2 * torch.rand(n, generator=generator, dtype=torch.float64) - 1 for n in sizes]
+        phi = features(model, as_points(axes))
+        singular = torch.linalg.svdvals(phi)
+        if phi.shape[1] < phi.shape[0] or singular[-1] < 1e-11 * singular[0]:
+            continue
+        K = phi @ phi.T
+        S = SepPGD(model, axes, draw["k"]).operator().dense()[0]
+        before, after = condition_numbers(phi, S)
+        _, msk = condition_numbers(phi, modulate(K[None], draw["k"]).dense()[0])
+        ranks = [
+            dynamics.effective_rank(preconditioned_eigenvalues(K, matrix)[None]).item()
+            for matrix in (torch.eye(len(K)).to(K), S)
+        ]
+        values = torch.linalg.eigvalsh(S)
+        rows.append(
+            draw
+            | {
+                "cond K": before,
+                "cond KS": after,
+                "ratio": after / before,
+                "cond KS (MSK)": msk,
+                "ratio (MSK)": msk / before,
+            }
+            | {"cond S": (values[-1] / values[0]).item(), "effective rank K": ranks[0], "effective rank KS": ranks[1]}
+        )
+    return pd.DataFrame(rows)
+
+
+@dataclass(frozen=True)
+class Spectra:
+    """Eigenvalues of the kernel and its preconditioned versions at one moment, each falling (Sec. 4).
+
+    Attributes:
+        plain, seppgd, msk: ``(N,)`` eigenvalues of K and of K S.
+        model: ``(N,)`` values that SepPGD would give if the kernel were the Kronecker sum that Sec. 4 argues with.
+    """
+
+    plain: Tensor
+    seppgd: Tensor
+    msk: Tensor
+    model: Tensor
+
+
+def spectra_over_training(settings: SpectrumSettings, seed: int, device: torch.device) -> dict[int, Spectra]:
+    """Spectra at the start and after SepPGD training of f3 by Adam, preconditioners made anew (Sec. 4).
+
+    Returns:
+        Iteration to spectra. Computed in float64; the N x N kernels limit it to small grids.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    network = dict(width=settings.width, depth=3, activation="relu", parametrization="torch", generator=generator)
+    model = CP([FactorMLP(settings.rank, **network, dtype=torch.float64, device=device) for _ in range(2)])
+    axes = [torch.linspace(-1, 1, settings.points, dtype=torch.float64, device=device)] * 2
+    result = {0: _spectra(model, axes, settings.k)}
+    target = f3(*torch.meshgrid(*axes, indexing="ij"))
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    fit(model, axes, target, optimizer, SepPGD(model, axes, settings.k), settings.iterations)
+    result[settings.iterations] = _spectra(model, axes, settings.k)
+    return result
+
+
+def _spectra(model: CP, axes: list[Tensor], k: int) -> Spectra:
+    K = ntk.empirical(model, as_points(axes))[0]
+    ours = SepPGD(model, axes, k)
+    msk = MSK(model, axes, k * k)
+    msk.update()
+    factor_values = [
+        torch.linalg.eigvalsh(ntk.pseudo(f, x)[0]).flip(0).clamp_min(0) for f, x in zip(model.factors, axes)
+    ]
+    shares = [
+        torch.where(torch.arange(len(v), device=v.device) < k, v[k - 1] / v, torch.ones_like(v)) for v in factor_values
+    ]
+    pairs = [sum(torch.meshgrid(*parts, indexing="ij")).flatten() for parts in (factor_values, shares)]
+    return Spectra(
+        torch.linalg.eigvalsh(K).flip(0),
+        preconditioned_eigenvalues(K, ours.operator().dense()[0]),
+        preconditioned_eigenvalues(K, msk.preconditioner.dense()[0]),
+        (pairs[0] * pairs[1]).sort(descending=True).values,
+    )
+
+
+def spectrum_table(spectra: dict[int, Spectra], counts: tuple[int, ...] = (10, 50, 100)) -> pd.DataFrame:
+    """How far the top of each spectrum reaches down: ``lambda_1 / lambda_m`` for some m (Sec. 4)."""
+    rows = []
+    for (iteration, all_three), name in itertools.product(spectra.items(), ("plain", "seppgd", "msk")):
+        values = getattr(all_three, name)
+        row = {"iteration": iteration, "kernel": {"plain": "K", "seppgd": "K S (SepPGD)", "msk": "K S (MSK)"}[name]}
+        rows.append(row | {f"1/{m}": (values[0] / values[m - 1]).item() for m in counts})
+    return pd.DataFrame(rows)
+
+
+def draw_instances(frame: pd.DataFrame) -> Figure:
+    """Condition number after against before preconditioning, one dot an instance (Sec. A.1.2)."""
+    figure, axes = plt.subplots(figsize=(6.4, 3.8))
+    limits = [frame["cond K"].min() / 2, frame["cond K"].max() * 2]
+    axes.loglog(frame["cond K"], frame["cond KS (MSK)"], "x", markersize=4, color=COLOURS["MSK"], label="MSK")
+    axes.loglog(frame["cond K"], frame["cond KS"], "o", markersize=4, color=COLOURS["SepPGD"], label="SepPGD")
+    worse = frame[frame.ratio > 1 + TOLERANCE]
+    axes.loglog(
+        worse["cond K"], worse["cond KS"], "o", markersize=10, fillstyle="none", color="#111111", label="violations"
+    )
+    axes.loglog(limits, limits, color=COLOURS["limit"], linewidth=0.8)
+    axes.set(xlabel="cond(K)", ylabel="cond(K S)", xlim=limits)
+    axes.legend()
+    return figure
+
+
+def draw_spectra(spectra: dict[int, Spectra]) -> Figure:
+    """Eigenvalues relative to the largest, at every moment looked at (Sec. 4)."""
+    figure, panels = plt.subplots(1, len(spectra), figsize=(8, 3.4), sharey=True)
+    for axes, (iteration, at) in zip(panels, spectra.items()):
+        for name, values, colour in (
+            ("K", at.plain, COLOURS["SepNN"]),
+            ("K S, SepPGD", at.seppgd, COLOURS["SepPGD"]),
+            ("K S, MSK", at.msk, COLOURS["MSK"]),
+        ):
+            kept = values[values > 1e-10 * values[0]].cpu()
+            axes.loglog(range(1, len(kept) + 1), kept / kept[0], color=colour, label=name)
+        axes.set(xlabel="index m", title=f"after {iteration} iterations")
+    panels[0].set_ylabel(r"$\lambda_m / \lambda_1$")
+    panels[0].legend()
+    return figure

@@ -1,0 +1,126 @@
+"""Speed and memory of a SepPGD step against plain gradient descent; exits with 1 if a stated bound fails.
+
+Run with `make bench` or `python tests/bench/bench_preconditioning.py`. Times are the least of several repeats, with one
+thread for each core; a preconditioner update counts a tenth of its time, as it is due every ten iterations.
+"""
+
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from seplib import CP, FactorMLP, SepPGD
+from seplib.streaming import FullResidual, StreamedResidual
+
+SURFACE = dict(sizes=(304, 512, 262), rank=200, width=256, k=20, ensemble=1)
+IMAGE = dict(sizes=(512, 512), rank=500, width=500, k=70, ensemble=3)
+
+
+def problem(sizes, rank, width, k, ensemble):
+    generator = torch.Generator().manual_seed(0)
+    factors = [FactorMLP(rank, width=width, depth=3, ensemble=ensemble, generator=generator) for _ in sizes]
+    model, axes = CP(factors), [torch.linspace(-1, 1, n) for n in sizes]
+    target = torch.empty(ensemble, *sizes)
+    for row in target[0]:
+        row.bernoulli_(0.5, generator=generator)  # row by row: no temporary array of the data's size
+    return model, axes, target, torch.optim.Adam(model.parameters(), lr=5e-3, fused=True), k
+
+
+def best(step, repeats=5):
+    step()
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+def einsum_step(model, axes, target, optimizer):
+    """The step as one writes it first: einsum, a loss, autograd."""
+    letters = "abc"[: len(axes)]
+    formula = ",".join(f"e{letter}r" for letter in letters) + f"->e{letters}"
+
+    def step():
+        optimizer.zero_grad()
+        prediction = model.scale * torch.einsum(formula, *[f(x) for f, x in zip(model.factors, axes)])
+        ((prediction - target).square().sum() / 2).backward()
+        optimizer.step()
+
+    return step
+
+
+def library_step(kind, model, axes, target, optimizer, preconditioner):
+    data = kind(model, axes, target, preconditioner)
+    iteration = iter(range(1, 1 << 30))
+
+    def step():
+        optimizer.zero_grad()
+        data.forward()
+        data.loss()
+        # Never a multiple of the update period: the update's share is added to the time separately.
+        data.backward(10 * next(iteration) + 1)
+        optimizer.step()
+
+    return step
+
+
+def surface():
+    model, axes, target, optimizer, k = problem(**SURFACE)
+    preconditioner = SepPGD(model, axes, k=k)
+    plain = best(einsum_step(model, axes, target, optimizer), repeats=3)
+
+    data = StreamedResidual(model, axes, target, preconditioner)
+
+    def renew():
+        data.forward()
+        data.cotangents(0)
+
+    step = best(library_step(StreamedResidual, model, axes, target, optimizer, preconditioner))
+    total = 0.9 * step + 0.1 * best(renew, repeats=3)
+    return total / plain, f"SepPGD step at 304x512x262: {total:.3f} s, plain with autograd and einsum: {plain:.3f} s"
+
+
+def image():
+    model, axes, target, optimizer, k = problem(**IMAGE)
+    preconditioner = SepPGD(model, axes, k=k)
+    plain = best(library_step(FullResidual, model, axes, target, optimizer, None))
+    step = best(library_step(FullResidual, model, axes, target, optimizer, preconditioner))
+    total = step + 0.1 * best(preconditioner.update, repeats=3)
+    return total / plain, f"SepPGD step on 512x512x3: {total:.3f} s, plain SepNN step: {plain:.3f} s"
+
+
+def memory():
+    """Peak memory of streamed steps beyond the data, as a share of the data. Needs a process of its own."""
+    model, axes, target, optimizer, k = problem(**{**SURFACE, "sizes": (8, 8, 8)})  # warm every library up
+    library_step(StreamedResidual, model, axes, target, optimizer, SepPGD(model, axes, k=5))()
+    model, axes, target, optimizer, k = problem(**SURFACE)
+    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    step = library_step(StreamedResidual, model, axes, target, optimizer, SepPGD(model, axes, k=k))
+    for _ in range(3):
+        step()
+    extra = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    data = target.numel() * target.element_size()
+    print(f"{extra / data:.4f}")
+
+
+def main():
+    if sys.argv[1:] == ["memory"]:
+        memory()
+        return 0
+    failed = False
+    measured = [(*surface(), 0.5), (*image(), 1.5)]
+    share = subprocess.run([sys.executable, __file__, "memory"], capture_output=True, text=True, check=True).stdout
+    measured.append((float(share), "peak memory beyond the data, 304x512x262, as a share of the data", 0.5))
+    print(f"{'ratio':>8} {'bound':>6}  what")
+    for ratio, what, bound in measured:
+        print(f"{ratio:8.2f} {bound:6.1f}  {what}{'' if ratio <= bound else '   FAILED'}")
+        failed |= ratio > bound
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

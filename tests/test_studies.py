@@ -1,0 +1,212 @@
+"""The studies behind the notebooks: counts, exponents, spectra and the criteria they decide."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from dense import agree, jacobian
+
+from seplib import (
+    CP,
+    MLP,
+    FactorMLP,
+    complexity,
+    equivalence,
+    preconditioning,
+    profiles,
+    regression,
+    scattered,
+    spectra,
+)
+from seplib.regression import CASES, RidgeRun
+from seplib.ridge import features
+
+CPU = torch.device("cpu")
+
+
+def psd(n, seed):
+    A = torch.randn(n, n, generator=torch.Generator().manual_seed(seed))
+    return A @ A.T + 0.1 * torch.eye(n)
+
+
+# --- spectra ----------------------------------------------------------------------------------------------------------
+
+
+def test_eigenvalues_and_condition_numbers_are_those_of_the_product():
+    phi = torch.randn(5, 9, generator=torch.Generator().manual_seed(0))
+    K, S = phi @ phi.T, psd(5, 1)
+    slow = torch.linalg.eigvals(K @ S).real.sort(descending=True).values
+    agree(spectra.preconditioned_eigenvalues(K, S), slow, 1e-9)
+    before, after = spectra.condition_numbers(phi, S)
+    assert after == pytest.approx((slow[0] / slow[-1]).item())
+    assert before == pytest.approx(torch.linalg.cond(K).item())
+
+
+def test_condition_numbers_beyond_the_reach_of_eigenvalues():
+    phi = torch.diag(torch.tensor([1.0, 1e-10]))
+    assert spectra.condition_numbers(phi, torch.eye(2)) == pytest.approx((1e20, 1e20))
+
+
+def test_features_are_the_jacobian(make_cp):
+    model, _ = make_cp((3, 3), ensemble=1)
+    X = torch.randn(6, 2, generator=torch.Generator().manual_seed(0)).tanh()
+    agree(features(model, X), jacobian(model.points(X), list(model.parameters())))
+
+
+def test_instances_repeat_and_obey_the_bounds():
+    frame = spectra.random_instances(6, 3)
+    pd.testing.assert_frame_equal(frame, spectra.random_instances(6, 3))
+    assert (frame["cond KS"] <= frame["cond K"] * frame["cond S"] * (1 + 1e-6)).all()
+    assert (frame["ratio (MSK)"] <= 1 + 1e-6).all()
+    assert np.allclose(frame.ratio, frame["cond KS"] / frame["cond K"])
+
+
+def test_a_kronecker_sum_can_be_worsened():
+    """The counterexample in its purest form: the damped directions were not the large ones of the whole kernel."""
+    K1, K2 = torch.diag(torch.tensor([1e-2, 1e-4, 1e-4])), torch.eye(3)
+    S1 = preconditioning.modulate(K1[None], 2).dense()[0]
+    K = torch.kron(K1, torch.eye(3)) + torch.kron(torch.eye(3), K2)
+    S = torch.kron(S1, torch.eye(3)) + torch.eye(9)
+    values = spectra.preconditioned_eigenvalues(K, S)
+    before, after = torch.linalg.cond(K).item(), (values[0] / values[-1]).item()
+    assert before < 1.02 and 1.9 < after < 2  # almost the factor D that is possible
+
+
+# --- complexity -------------------------------------------------------------------------------------------------------
+
+
+def test_operations_of_known_products():
+    A = torch.ones(2, 5, 5)
+    assert complexity.operations(lambda: torch.linalg.eigh(A)) == 2 * 9 * 125
+    model, axes = CP([FactorMLP(7, width=4, depth=2) for _ in range(2)]), [torch.zeros(5), torch.zeros(6)]
+    # the last layers of two factors and the grid; the first layers are outer products, which are not counted
+    assert complexity.operations(lambda: model.grid(axes)) == 2 * (5 + 6) * 4 * 7 + 2 * 5 * 6 * 7
+
+
+def test_queries_are_counted_and_the_network_left_as_it_was():
+    model, axes = MLP(2, width=4, depth=2), [torch.zeros(5), torch.zeros(6)]
+    with complexity.queries(model) as count:
+        model.grid(axes)
+    assert sum(count) == 30
+    model.grid(axes)
+    assert sum(count) == 30
+
+
+def test_exponents_are_slopes():
+    n = np.array([4, 8, 16, 32])
+    frame = pd.DataFrame({"D": 2, "n": n, "method": "MSK", "part": "step", "operations": 3.0 * n**2.5})
+    row = complexity.exponents(frame).iloc[0]
+    assert (row.exponent, row.low, row.high) == pytest.approx((2.5, 2.5, 2.5))
+
+
+def test_every_part_of_every_method_is_measured():
+    settings = profiles.ComplexitySettings(sizes={2: (4, 6, 8)}, rank=3, width=4, k=2, batches=2, repeats=1)
+    with torch.random.fork_rng():
+        costs = complexity.measure(settings, 0, CPU)
+    slopes = complexity.exponents(costs).set_index(["method", "part"]).exponent
+    assert slopes["SepPGD", "application"] == pytest.approx(2)
+    assert slopes["GD", "networks"] == pytest.approx(1)
+    assert slopes["MLP", "epoch"] == pytest.approx(2)
+    epochs = costs[costs.part == "epoch"].set_index(["method", "n"]).queries
+    assert epochs["SepNN", 8] == 16 and epochs["MLP", 8] == 64
+    assert {"construction", "application", "step"} <= set(costs[costs.method == "IGA"].part)
+
+
+def test_largest_grid_fits_and_the_next_does_not():
+    for memory in (1e6, 11e9):
+        for dims in (2, 3):
+            n = complexity.largest_grid(memory, dims)
+            assert 12 * n ** (2 * dims) <= memory < 12 * (n + 1) ** (2 * dims)
+
+
+# --- the criterion of Fig. 2(a) ---------------------------------------------------------------------------------------
+
+
+def synthetic(step, construction, rate, floor=1e-4, iterations=100):
+    t = np.arange(0, iterations + 1, 10)
+    test = np.repeat((floor + np.exp(-rate * t))[:, None], 6, axis=1)
+    return RidgeRun(t, test, test, step, construction)
+
+
+def ridge_settings(**changes):
+    base = vars(profiles.get("smoke").kernel_ridge) | dict(iterations=100, update_every=10)
+    return profiles.RidgeSettings(**(base | changes))
+
+
+def test_criterion_holds_for_a_method_that_is_really_faster():
+    study = {
+        "MLP": [synthetic(10.0, 0, 0.1)], "MLP (MSK)": [synthetic(10.0, 5, 0.2)], "SepNN": [synthetic(1.0, 0, 0.05)],
+        "SepNN (MSK)": [synthetic(1.0, 50.0, 0.2)], "SepNN (SepPGD)": [synthetic(1.1, 0.1, 0.2)],
+    }  # fmt: skip
+    table = regression.ridge_table(study, ridge_settings())
+    assert list(table.case) == list(CASES)
+    assert table["twice as fast"].all() and table["not behind"].all()
+    # SepNN ends at exp(-5); exp(-0.2 t) is there at t = 30: 30 steps and 1 + 3 updates, against 100 steps
+    assert table["time ratio"].iloc[0] == pytest.approx((30 * 1.1 + 4 * 0.1) / 100)
+
+
+def test_criterion_fails_for_a_method_that_never_gets_there_or_is_overtaken():
+    study = {
+        "MLP": [synthetic(0.1, 0, 0.5)], "MLP (MSK)": [synthetic(10.0, 5, 0.2)], "SepNN": [synthetic(1.0, 0, 0.05)],
+        "SepNN (MSK)": [synthetic(1.0, 50.0, 0.2)], "SepNN (SepPGD)": [synthetic(1.0, 0.1, 0.2, floor=0.1)],
+    }  # fmt: skip
+    table = regression.ridge_table(study, ridge_settings())
+    assert not table["twice as fast"].any() and math.isinf(table["time ratio"].iloc[0])
+    assert not table["not behind"].any()
+
+
+def test_updates_are_charged_as_often_as_they_happen():
+    run = synthetic(1.0, 7.0, 0.1)
+    assert run.seconds()[-1] == 107
+    assert run.seconds(update_every=10)[:3].tolist() == [7, 24, 41]
+
+
+def test_ridge_runs_repeat_and_their_errors_fall():
+    settings = ridge_settings(points=6, rank=4, width=6, k_msk=6, iterations=40, mlp_iterations=40)
+    for method in regression.KRR_METHODS:
+        run = regression.ridge_run(method, settings, 1, CPU)
+        again = regression.ridge_run(method, settings, 1, CPU)
+        assert np.array_equal(run.test, again.test) and run.test.shape == (5, 6)
+        assert run.train[-1].sum() < run.train[0].sum()
+    with pytest.raises(ValueError, match=r"method must be one of MLP, .*, got 'GD'"):
+        regression.ridge_run("GD", settings, 0, CPU)
+
+
+def test_noise_is_on_the_training_values_only():
+    data = regression.ridge_data(ridge_settings(points=30), 0, CPU)
+    noise = data.target[3:] - data.target[:3]
+    assert noise.std().item() == pytest.approx(0.01, rel=0.1)
+    assert torch.equal(data.test_target[3:], data.test_target[:3])
+    x, y = data.axes[0][4], data.axes[1][7]
+    assert data.target[2, 4, 7].item() == pytest.approx((math.tanh(9 - 9 * x - 9 * y) + 1) / 9, abs=1e-6)
+
+
+def test_scattered_runs_repeat_and_are_tabulated():
+    base = vars(profiles.get("smoke").non_grid)
+    settings = profiles.ScatteredSettings(**(base | dict(points=40, tested=50, rank=4, width=6, iterations=20)))
+    runs = {m: [scattered.scattered_run(m, settings, s, CPU) for s in (0, 1)] for m in scattered.METHODS}
+    again = scattered.scattered_run("SepNN (SepPGD)", settings, 0, CPU)
+    assert np.array_equal(again.test, runs["SepNN (SepPGD)"][0].test)
+    table = scattered.scattered_table(runs, [0, 20])
+    assert len(table) == 6 and table.f1[1] == pytest.approx(np.mean([r.test[-1, 0] for r in runs["SepNN"]]))
+    with pytest.raises(ValueError, match=r"method must be one of SepNN, .*, got 'IGA'"):
+        scattered.scattered_run("IGA", settings, 0, CPU)
+
+
+# --- equivalence ------------------------------------------------------------------------------------------------------
+
+
+def test_the_equivalence_check_notices_a_wrong_sign(monkeypatch):
+    assert equivalence.gradient_difference((4, 3)) < 1e-12
+    original = preconditioning.Preconditioner.correction
+    monkeypatch.setattr(preconditioning.Preconditioner, "correction", lambda *args: -original(*args))
+    assert equivalence.gradient_difference((4, 3)) > 1e-3
+
+
+def test_the_equivalence_check_notices_swapped_axes(monkeypatch):
+    current = preconditioning.SepPGD.current
+    method = preconditioning.SepPGD
+    monkeypatch.setattr(method, "current", lambda self, t: current(self, t)[::-1] if t == 0 else current(self, t))
+    assert equivalence.gradient_difference((4, 4)) > 1e-3
