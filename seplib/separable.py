@@ -20,8 +20,6 @@ class CP(nn.Module):
     """CP separable network, ``f(x) = s sum_r prod_d f_d(x_d)_r``, Eq. (2).
 
     Args:
-        factors: D >= 2 factor networks of one rank and one ensemble size, or other univariate modules with ``rank``
-            and ``ensemble``.
         factors: D >= 2 factor networks of one rank and one ensemble size; any module with ``rank`` and ``ensemble``
             that maps ``(n,)`` to ``(E, n, R)``.
         scale: ``"rank"`` for the factor s = 1/sqrt(R) of Lemma 1 and Definition 1, None for s = 1 as in Eq. (2).
