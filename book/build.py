@@ -94,7 +94,11 @@ def note(root: Path, name: str, profile: str) -> str:
     """Note under a notebook's title: banner of a smoke run, provenance, downloads."""
     folder = root / "results" / profile / name
     run = pages.run_record(root, name, profile)
-    facts = [f"{profile} profile", run.get("device"), run.get("seconds") and pages.duration(run["seconds"])]
+    facts = [
+        f"{profile} profile",
+        run.get("device"),
+        run["computing"] and f"{pages.duration(run['computing'])} of computing",
+    ]
     if run.get("commit"):
         facts.append(f"commit `{run['commit']}`")
     files = [path.name for path in sorted(folder.glob("*")) if path.suffix in (".csv", ".json")]
