@@ -32,7 +32,7 @@ class Activation:
         curvature: z -> sigma''(z), almost everywhere.
         covariance: ``E[sigma(u) sigma(v)]`` in closed form; None where there is none and a quadrature takes its place.
         slope_covariance: ``E[sigma'(u) sigma'(v)]``, likewise.
-        lipschitz: smallest Lipschitz constants of sigma and of sigma'; the second is infinite at a kink.
+        lipschitz: smallest Lipschitz constants of sigma and of sigma'; infinite where there is none, as at a kink.
         strip: distance of the real axis to the nearest singularity of sigma in the complex plane.
     """
 
@@ -40,9 +40,9 @@ class Activation:
     value: Callable[[Tensor], Tensor]
     slope: Callable[[Tensor], Tensor]
     curvature: Callable[[Tensor], Tensor]
-    covariance: Expectation | None
-    slope_covariance: Expectation | None
-    lipschitz: tuple[float, float]
+    covariance: Expectation | None = None
+    slope_covariance: Expectation | None = None
+    lipschitz: tuple[float, float] = (math.inf, math.inf)
     strip: float = math.inf
 
 
