@@ -40,11 +40,11 @@ class Certificate:
         delta: largest error of any factor network.
         terms: what multiplies ``D M^(D-1) delta`` in the bound: R, or the product of the ranks, for Tucker times the core's
             largest entry.
-        bound: ``terms D M^(D-1) delta``, the proof's bound on |expansion - network|.
+        bound: ``terms D M^(D-1) delta``, the proof's bound on ``|expansion - network|``.
         sharp: the same telescoping sum with every factor's own maximum and error in place of M and delta.
-        gap: largest |expansion - network| measured.
-        expansion_error: largest |f - expansion| measured.
-        error_grid, error_random: largest |f - network| on the grid and at the random points.
+        gap: largest ``|expansion - network|`` measured.
+        expansion_error: largest ``|f - expansion|`` measured.
+        error_grid, error_random: largest ``|f - network|`` on the grid and at the random points.
         grid: points per axis of that grid, finer than any grid f was sampled on.
         random: number of random points.
     """
@@ -70,7 +70,7 @@ class Certificate:
 
     @property
     def error(self) -> float:
-        """Largest measured |f - network|, the left side of Theorem 1."""
+        """Largest measured ``|f - network|``, the left side of Theorem 1."""
         return max(self.error_grid, self.error_random)
 
     @property

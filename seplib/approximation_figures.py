@@ -157,9 +157,9 @@ def rank_slider(function: Function, ranks: Sequence[int], size: int = 97) -> HTM
         error = (values - wanted).abs()
         figure, row = plt.subplots(1, 2, figsize=(6.2, 2.9))
         show = dict(origin="lower", extent=(-1, 1, -1, 1))
-        row[0].imshow(values.T, vmin=wanted.min(), vmax=wanted.max(), cmap="viridis", **show)
+        row[0].imshow(values.T.numpy(), vmin=wanted.min().item(), vmax=wanted.max().item(), cmap="viridis", **show)
         row[0].set_title(f"rank {rank}")
-        picture = row[1].imshow(np.log10(error.T + 1e-9), vmin=-8, vmax=0, cmap="magma", **show)
+        picture = row[1].imshow(np.log10(error.T.numpy() + 1e-9), vmin=-8, vmax=0, cmap="magma", **show)
         row[1].set_title(f"log10 of the error, largest {error.max():.0e}")
         figure.colorbar(picture, ax=row[1])
         for part in row:

@@ -19,7 +19,7 @@ def compress(g: Tucker, form: str, tolerance: float, max_rank: int | None = None
     the error bound of Theorem 1 grows with the largest factor.
 
     Args:
-        g: from :func:`interpolate`.
+        g: from :func:`seplib.interpolation.interpolate`.
         form: "CP", "TT" or "Tucker".
         tolerance: error of the cut, in the Euclidean norm of the Chebyshev coefficients.
         max_rank: cut every rank here, whatever the tolerance.

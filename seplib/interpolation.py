@@ -119,7 +119,7 @@ def interpolate(
         seed: of the random fibres.
 
     Returns:
-        Tucker model with :class:`ChebyshevFactor` factors whose coefficient vectors are orthonormal.
+        Tucker model with :class:`seplib.expansions.ChebyshevFactor` factors whose coefficient vectors are orthonormal.
 
     Raises:
         ValueError: not D >= 2 finite intervals, f not finite or not vectorised, or a degree or a core that is too large.

@@ -11,7 +11,7 @@ from seplib import metrics, profiles, runs, targets
 
 
 def image(size: int = 24) -> targets.ImageTarget:
-    values = torch.rand(2, size, size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    values = torch.rand(3, size, size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     return targets.ImageTarget("noise", values.float(), "made here")
 
 
