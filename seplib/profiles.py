@@ -434,7 +434,7 @@ _PROFILES = {
         ),
         seppgd_spectrum=SpectrumSettings(instances=200, points=16, rank=32, width=48, k=4, iterations=60),
         complexity=ComplexitySettings(
-            sizes={2: (6, 8, 12, 16), 3: (3, 4, 5, 6)}, rank=8, width=16, k=4, batches=4, repeats=1
+            sizes={2: (6, 8, 12, 16), 3: (4, 5, 6, 7)}, rank=8, width=16, k=4, batches=4, repeats=1
         ),
     ),
     "paper": Profile(
@@ -550,7 +550,7 @@ _PROFILES = {
             iterations=2000,
             mlp_iterations=300,
             every=10,
-            timed=30,
+            timed=40,
         ),
         non_grid=ScatteredSettings(
             seeds=5,
