@@ -23,7 +23,7 @@ book: $(READY)
 	@$(BIN)/python book/build.py
 
 figures: $(READY)
-	@$(BIN)/snakemake --cores all --nolock --rerun-incomplete --rerun-triggers mtime params code \
+	@$(BIN)/snakemake --cores all --nolock --rerun-incomplete --rerun-triggers mtime params code input \
 	  --quiet rules host --config profile=$(PROFILE) device=$(DEVICE) notebook=$(NOTEBOOK) jobs=$(JOBS)
 
 # Execute the committed notebooks anew, in place: after a change, before a commit.

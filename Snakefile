@@ -19,6 +19,8 @@ except ValueError as error:
 rule all:
     input:
         f"results/{PROFILE}/claims.json",
+        # Asked for by name: an old claims.json would hide that a notebook was added or its result lost.
+        expand(f"results/{PROFILE}/{{name}}.ipynb", name=WANTED),
 
 
 rule notebook:
