@@ -124,8 +124,16 @@ def jpeg(figure: Figure, dpi: int = 130, quality: int = 88) -> Image:
     return Image(buffer.getvalue(), format="jpeg")
 
 
-def convergence(study: Mapping[tuple[str, str], Sequence["ImageRun"]], names: Sequence[str]) -> Figure:
-    """PSNR over iterations (top) and over the first seed's training time (bottom), one column an image (Fig. 7)."""
+def convergence(
+    study: Mapping[tuple[str, str], Sequence["ImageRun"]], names: Sequence[str], steps: Mapping[str, float]
+) -> Figure:
+    """PSNR over iterations (top) and over training time (bottom), one column an image (Figs. 2(b) and 7).
+
+    Args:
+        study: runs by (image, method).
+        names: the images.
+        steps: seconds of one iteration by method.
+    """
     figure, grid = plt.subplots(2, len(names), figsize=(3.2 * len(names), 5.0), sharey="col", squeeze=False)
     for column, name in zip(grid.T, names):
         column[0].set_title(name)
@@ -133,7 +141,7 @@ def convergence(study: Mapping[tuple[str, str], Sequence["ImageRun"]], names: Se
             if image == name:
                 psnr = np.stack([run.psnr for run in runs])
                 band(column[0], np.arange(psnr.shape[1]), psnr, method)
-                band(column[1], runs[0].history.seconds, psnr, method)
+                band(column[1], steps[method] * np.arange(psnr.shape[1]), psnr, method)
         column[0].set_xlabel("iteration")
         column[1].set_xlabel("seconds")
     for row in grid:

@@ -133,7 +133,9 @@ def test_a_killed_run_resumes_to_the_same_numbers(tmp_path):
 
 def test_the_table_and_cases_follow_the_runs(image):
     study = runs.image_study([image], SETTINGS, 0, CPU)
-    table, gains = runs.image_table([image], study), runs.image_gains([image], study)
+    steps = {"SepNN": 0.5, "SepPGD": 2.0}
+    table, gains = runs.image_table([image], study, steps), runs.image_gains([image], study)
+    assert list(table.seconds) == [0.5 * SETTINGS.iterations, 2.0 * SETTINGS.iterations]
     assert list(table.method) == list(runs.METHODS)
     assert len(gains["astronaut"]) == 2
     assert gains["astronaut"].mean() == pytest.approx(table.PSNR[1] - table.PSNR[0])
@@ -143,6 +145,13 @@ def test_the_table_and_cases_follow_the_runs(image):
     assert cases["astronaut: gain at least 4 dB"] == (gains["astronaut"].mean() >= 4)
     for sign in (-5, 5):
         assert runs.image_cases(table, {"astronaut": np.array([sign])})["astronaut: gain positive"] == (sign > 0)
+
+
+def test_steps_are_timed_side_by_side_and_never_stored(image, tmp_path, monkeypatch):
+    monkeypatch.setenv("SEPLIB_CACHE", str(tmp_path))
+    steps = runs.step_seconds(image.values, SETTINGS, 0, CPU, rounds=1)
+    assert set(steps) == set(runs.METHODS) and min(steps.values()) > 0
+    assert not list(tmp_path.iterdir())
 
 
 def test_unknown_method_is_named(image):
