@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seplib import activations
+from seplib import activations, tensorops
 
 PARAMETRIZATIONS = ("siren", "ntk", "torch")
 
@@ -94,10 +94,14 @@ class EnsembleMLP(nn.Module):
             z = h * weight.mT if scale == 1 else h * (scale * weight.mT)
             return z + self.biases[layer][:, None] if layer < len(self.biases) else z
         h = h.expand(weight.shape[0], -1, -1)
-        if layer < len(self.biases):
-            return torch.baddbmm(self.biases[layer][:, None], h, weight.mT, alpha=scale)
-        z = torch.bmm(h, weight.mT)
-        return z if scale == 1 else scale * z
+        if layer >= len(self.biases):
+            z = tensorops.product(h, weight.mT)
+            return z if scale == 1 else scale * z
+        bias = self.biases[layer][:, None]
+        if tensorops.one_by_one(h, weight.mT):
+            copies = zip(bias.unbind(), h.unbind(), weight.mT.unbind())
+            return torch.stack([torch.addmm(b, x, w, alpha=scale) for b, x, w in copies])
+        return torch.baddbmm(bias, h, weight.mT, alpha=scale)
 
     def apply_layers(self, h: Tensor) -> Float[Tensor, "E n out"]:
         """Output for the inputs ``h`` of shape ``(n, in)`` or ``(E, n, in)``. Cost: ``2 E n P`` for P weights."""

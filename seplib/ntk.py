@@ -287,11 +287,13 @@ def _layers(network: EnsembleMLP, tape: Tape, delta: Tensor) -> Iterator[tuple[i
 def _inputs_gram(network: EnsembleMLP, layer: int, h: Tensor, h2: Tensor) -> Tensor:
     """``s^2 h h'^T + 1``, what a layer's weight and bias gradients share."""
     bias = 1.0 if layer < len(network.biases) else 0.0
-    return network.scales[layer] ** 2 * (h @ h2.mT) + bias
+    return network.scales[layer] ** 2 * tensorops.product(h, h2.mT) + bias
 
 
 def _gram(network: EnsembleMLP, left: tuple[Tape, Tensor], right: tuple[Tape, Tensor]) -> Tensor:
     """Inner products of the network's gradients for the cotangents of both sides, the sum over its layers."""
     rows = _layers(network, *left)
     pairs = ((row, row) for row in rows) if right is left else zip(rows, _layers(network, *right))
-    return sum((d @ d2.mT) * _inputs_gram(network, layer, h, h2) for (layer, d, h), (_, d2, h2) in pairs)
+    return sum(
+        tensorops.product(d, d2.mT) * _inputs_gram(network, layer, h, h2) for (layer, d, h), (_, d2, h2) in pairs
+    )

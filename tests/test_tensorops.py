@@ -100,3 +100,25 @@ def test_wrong_shapes_are_refused_by_name():
         cp_product([torch.zeros(1, 3, 2), torch.zeros(1, 4, 3)])
     with pytest.raises(ValueError, match=r"the tensor is \(3, 4\), but the factors have \(3, 5\) rows"):
         mttkrp(T, [torch.zeros(1, 3, 2), torch.zeros(1, 5, 2)])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_copies_one_by_one_give_the_bits_of_the_batch(threads, generator):
+    """Stored runs rely on it: which way is faster depends on the machine, the numbers must not."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for dtype in (torch.float32, torch.float64):
+            a = torch.randn(3, 300, 300, generator=generator).to(dtype)
+            b = torch.randn(3, 300, 300, generator=generator).to(dtype)
+            assert tensorops.one_by_one(a, b) == (threads == 2)
+            assert torch.equal(tensorops.product(a, b.mT), a @ b.mT)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_only_equal_batches_are_taken_apart():
+    a, b = torch.zeros(3, 512, 512), torch.zeros(1, 512, 512)
+    assert not tensorops.one_by_one(a, b) and not tensorops.one_by_one(b, a)
+    assert not tensorops.one_by_one(a.to("meta"), a.to("meta"))
+    assert tensorops.product(a, b).shape == (3, 512, 512)
