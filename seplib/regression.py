@@ -1,25 +1,19 @@
 """The kernel ridge regression experiment on grids (Sec. A.12, Figs. 2(a) and 5)."""
 
 import os
-import statistics
 import time
 from dataclasses import asdict, dataclass, replace
 
 import joblib
-import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
-from seplib import ntk
 from seplib.factors import FactorMLP
 from seplib.kernel_pgd import MSK, as_points
-from seplib.plotting import band
 from seplib.preconditioning import SepPGD
 from seplib.profiles import RidgeSettings
-from seplib.ridge import Linearised, ridge_weights
+from seplib.ridge import Linearised
 from seplib.separable import CP, MLP
 from seplib.targets import f1, f2, f3
 from seplib.training import State, fit
@@ -208,95 +202,3 @@ def ridge_study(settings: RidgeSettings, seed: int, device: torch.device) -> dic
         ]
         for method in KRR_METHODS
     }
-
-
-def closed_forms(settings: RidgeSettings, seed: int, device: torch.device) -> pd.DataFrame:
-    """Test MSE of the exact minimisers of Eq. (15), where every method's descent would end (Sec. 4, consistency).
-
-    Returns:
-        One row a solution: "SepNN" for S = I, "SepNN (SepPGD)" and "SepNN (MSK)" with their S, "MLP" for S = I; one column
-        a case of :data:`CASES`. Computed in float64.
-    """
-    rows = {}
-    data = ridge_data(settings, seed, device, torch.float64)
-    X, new = as_points(data.axes), as_points(data.test_axes)
-    for method in ("SepNN", "SepNN (SepPGD)", "SepNN (MSK)", "MLP"):
-        network = ridge_network(method, settings, seed, device, torch.float64)
-        K, cross, S = ntk.empirical(network, X)[0], ntk.empirical(network, X, new)[0], None
-        if method.endswith("(SepPGD)"):
-            S = SepPGD(network, data.axes, settings.k_seppgd).operator().dense()[0]
-        elif method.endswith("(MSK)"):
-            msk = MSK(network, X, settings.k_msk)
-            msk.update()
-            S = msk.preconditioner.dense()[0]
-        values = ridge_weights(K, data.target.flatten(1), settings.weight_decay, S) @ cross
-        rows[method] = (values - data.test_target.flatten(1)).square().mean(1).tolist()
-    return pd.DataFrame(rows, index=CASES).T
-
-
-def ridge_table(
-    study: dict[str, list[RidgeRun]], settings: RidgeSettings, iterations: int | None = None
-) -> pd.DataFrame:
-    """Criterion of Fig. 2(a), case by case, for a time budget of so many plain SepNN iterations.
-
-    Args:
-        study: of :func:`ridge_study`.
-        settings: of the profile.
-        iterations: the budget in plain SepNN iterations, ``settings.iterations`` if None.
-
-    Returns:
-        One row a case: median time ratio of SepPGD to SepNN (to reach SepNN's best test MSE in the budget; infinite where
-        SepPGD does not), the median test MSE of every method at the end of the budget, and both parts of the criterion.
-    """
-    plain = study["SepNN"]
-    budget = (iterations or settings.iterations) * statistics.median(run.step for run in plain)
-    rows = []
-    for c, case in enumerate(CASES):
-        ours, theirs = [], []
-        for run, other in zip(study["SepNN (SepPGD)"], plain):
-            inside = other.seconds() <= budget
-            best = other.test[inside, c].min()
-            theirs.append(other.seconds()[inside][other.test[inside, c].argmin()])
-            reached = np.flatnonzero((run.test[:, c] <= best) & (run.seconds(settings.update_every) <= budget))
-            ours.append(run.seconds(settings.update_every)[reached[0]] if len(reached) else np.inf)
-        ratio = float(np.median(ours) / np.median(theirs))
-        final = {m: float(np.median([_at(run, c, budget, settings, m) for run in runs])) for m, runs in study.items()}
-        ahead = all(final["SepNN (SepPGD)"] <= value for m, value in final.items() if m != "SepNN")
-        spread = float(np.std([_at(run, c, budget, settings, "SepNN (SepPGD)") for run in study["SepNN (SepPGD)"]]))
-        best = {f"best {m}": float(np.median([run.test[:, c].min() for run in runs])) for m, runs in study.items()}
-        rows.append(
-            {"case": case, "time ratio": ratio, "twice as fast": ratio <= 0.5, "not behind": ahead, "spread": spread}
-            | final
-            | best
-        )
-    return pd.DataFrame(rows)
-
-
-def _at(run: RidgeRun, case: int, budget: float, settings: RidgeSettings, method: str) -> float:
-    """Test MSE at the last measurement inside the budget."""
-    inside = np.flatnonzero(run.seconds(settings.update_every if method.endswith(")") else None) <= budget)
-    return float(run.test[inside[-1] if len(inside) else 0, case])
-
-
-def draw_ridge(study: dict[str, list[RidgeRun]], settings: RidgeSettings, over: str = "seconds") -> Figure:
-    """Test MSE of every method in the six cases, over time or over iterations (Figs. 2(a) and 5).
-
-    Args:
-        study: of :func:`ridge_study`.
-        settings: of the profile.
-        over: "seconds", with the updates of Sec. A.12 counted and the budget marked, or "iterations".
-    """
-    figure, panels = plt.subplots(2, 3, figsize=(9, 5.2))
-    budget = settings.iterations * statistics.median(run.step for run in study["SepNN"])
-    for c, axes in enumerate(panels.flat):
-        for method, runs in study.items():
-            iterations = runs[0].iterations
-            seconds = np.median([r.seconds(settings.update_every if ")" in method else None) for r in runs], axis=0)
-            band(axes, seconds if over == "seconds" else iterations, np.array([r.test[:, c] for r in runs]), method)
-        axes.set(title=CASES[c], yscale="log", xscale="log", xlabel=over)
-        if over == "seconds":
-            axes.axvline(budget, color="#111111", linewidth=0.8, linestyle=":")
-    for axes in panels[:, 0]:
-        axes.set_ylabel("test MSE")
-    panels[0, 0].legend(fontsize=7)
-    return figure

@@ -17,6 +17,7 @@ from seplib import (
     preconditioning,
     profiles,
     regression,
+    ridge_tables,
     scattered,
     spectra,
 )
@@ -140,7 +141,7 @@ def test_criterion_holds_for_a_method_that_is_really_faster():
         "MLP": [synthetic(10.0, 0, 0.1)], "MLP (MSK)": [synthetic(10.0, 5, 0.2)], "SepNN": [synthetic(1.0, 0, 0.05)],
         "SepNN (MSK)": [synthetic(1.0, 50.0, 0.2)], "SepNN (SepPGD)": [synthetic(1.1, 0.1, 0.2)],
     }  # fmt: skip
-    table = regression.ridge_table(study, ridge_settings())
+    table = ridge_tables.ridge_table(study, ridge_settings())
     assert list(table.case) == list(CASES)
     assert table["twice as fast"].all() and table["not behind"].all()
     # SepNN ends at exp(-5); exp(-0.2 t) is there at t = 30: 30 steps and 1 + 3 updates, against 100 steps
@@ -152,9 +153,23 @@ def test_criterion_fails_for_a_method_that_never_gets_there_or_is_overtaken():
         "MLP": [synthetic(0.1, 0, 0.5)], "MLP (MSK)": [synthetic(10.0, 5, 0.2)], "SepNN": [synthetic(1.0, 0, 0.05)],
         "SepNN (MSK)": [synthetic(1.0, 50.0, 0.2)], "SepNN (SepPGD)": [synthetic(1.0, 0.1, 0.2, floor=0.1)],
     }  # fmt: skip
-    table = regression.ridge_table(study, ridge_settings())
+    table = ridge_tables.ridge_table(study, ridge_settings())
     assert not table["twice as fast"].any() and math.isinf(table["time ratio"].iloc[0])
     assert not table["not behind"].any()
+
+
+def test_budgets_are_counted_case_by_case():
+    fast, slow = synthetic(1.0, 0.1, 0.2), synthetic(1.0, 0, 0.05)
+    study = {"MLP": [slow], "MLP (MSK)": [slow], "SepNN": [slow], "SepNN (MSK)": [slow], "SepNN (SepPGD)": [fast]}
+    table = ridge_tables.budget_table(study, ridge_settings(), (40, 100))
+    assert list(table.budget) == [40, 100, 40, 100] and (table["both"] == 6).all()
+    assert list(table.charged) == ["every 10 iterations"] * 2 + ["once"] * 2
+
+
+def test_exact_solutions_depend_on_the_preconditioner():
+    table = ridge_tables.closed_forms(ridge_settings(points=5, rank=4, width=6, k_msk=5), 0, CPU).set_index("solution")
+    assert list(table.columns) == list(CASES) and np.isfinite(table.to_numpy()).all()
+    assert (table.loc["SepNN"] != table.loc["SepNN (SepPGD)"]).all()
 
 
 def test_updates_are_charged_as_often_as_they_happen():
