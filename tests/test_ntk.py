@@ -16,7 +16,7 @@ F64 = torch.float64
 
 def factors(ranks, *, ensemble=1, seed=0, **kwargs):
     generator = torch.Generator().manual_seed(seed)
-    shape = dict(width=7, depth=3, activation="tanh", dtype=F64) | kwargs
+    shape = dict(width=7, depth=3, activation="tanh", omega=1.0, dtype=F64) | kwargs
     return [FactorMLP(r, ensemble=ensemble, generator=generator, **shape) for r in ranks]
 
 
