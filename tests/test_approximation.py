@@ -308,3 +308,9 @@ def test_activation_cases_judge_the_last_octave_above_rounding():
     curves.loc[6, "slope"] = -0.3
     curves.loc[2, "slope"] = 0.0
     assert gallery.activation_cases(curves) == {"tanh: falls": False, "z^2: stalls": False}
+
+
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu", "sine", "cos"])
+def test_the_layout_holds_constants_and_lines_at_the_smallest_width(activation):
+    g = expansions.constant(1.0, BOX, "CP")
+    assert approximation.factor_errors(g, univariate.fit_factors(g, activation, 4))[1] < 1e-12
