@@ -59,12 +59,13 @@ def widths(curves: pd.DataFrame) -> Figure:
     for index, (name, curve) in enumerate(curves.groupby("activation", sort=False)):
         polynomial = name.startswith("z^")
         colour = "#9aa3ad" if polynomial else plt.get_cmap("tab10")(index)
-        axes.loglog(curve.width, curve.delta, "--" if polynomial else "-", color=colour, marker="o", markersize=3)
-        axes.annotate(
-            name, (curve.width.iloc[-1], curve.delta.iloc[-1]), (5, -3), textcoords="offset points", fontsize=8
+        style = dict(linestyle="--" if polynomial else "-", marker="osD^v<>"[index % 7], markersize=4)
+        # Pairs of curves coincide: sine and cosine, ReLU and leaky ReLU.
+        axes.loglog(
+            curve.width, curve.delta, color=colour, label=f"${name}$" if polynomial else name, mfc="none", **style
         )
     axes.set(xlabel="width W", ylabel="largest factor error delta")
-    axes.margins(x=0.12)
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
     plt.close(figure)
     return figure
 
