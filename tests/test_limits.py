@@ -176,7 +176,7 @@ def test_the_generator_decides_the_draws():
 
 
 def test_single_precision_stays_single():
-    x = torch.linspace(-1, 1, 5)
+    x = torch.linspace(-1, 1, 5, dtype=torch.float32)
     for activation in activations.NAMES:
         K = limits.k(activation, x, x)
         assert K.dtype == torch.float32
