@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from seplib import dynamics, ntk
 from seplib.factors import FactorMLP
-from seplib.profiles import NtkExactSettings
 from seplib.separable import CP, MLP, TT, Tucker
+from seplib.settings import NtkExactSettings
 
 # Version of the numbers, not of the code: raise it when a change makes any sweep end differently.
 NUMERICS = 1
