@@ -18,18 +18,20 @@ import pandas as pd
 import torch
 
 from seplib import claims, metrics
-from seplib.factors import FactorMLP
+from seplib.factors import FactorMLP, FourierFeatures
 from seplib.preconditioning import SepPGD
 from seplib.separable import CP
 from seplib.settings import ImageRankSettings, ImageSettings
 from seplib.targets import ImageTarget, truncate
-from seplib.training import History, fit
+from seplib.training import Callback, History, State, fit
 
 # Version of the numbers, not of the code: raise it when a change makes any run end differently. tests/test_runs.py holds
 # a small golden run that notices a forgotten raise.
 NUMERICS = 1
 
 METHODS = ("SepNN", "SepPGD")
+# What an image's network can be told beyond Sec. A.12, with what it is when nothing is said.
+_CHOICES = dict(activation="sine", parametrization="siren", scale="rank", low=-1.0, features=0, frequency=0.0)
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,15 @@ def _rank_names(table: pd.DataFrame) -> pd.Series:
     return table.method + ", rank " + table["data rank"].astype(str)
 
 
-def fit_image(target: torch.Tensor, method: str, settings: ImageSettings, seed: int, device: torch.device) -> ImageRun:
+def fit_image(
+    target: torch.Tensor,
+    method: str,
+    settings: ImageSettings,
+    seed: int,
+    device: torch.device,
+    mask: torch.Tensor | None = None,
+    reference: torch.Tensor | None = None,
+) -> ImageRun:
     """Fit an RGB image channel by channel, the three channels in one batched pass (Sec. A.12).
 
     Args:
@@ -205,6 +215,9 @@ def fit_image(target: torch.Tensor, method: str, settings: ImageSettings, seed: 
         settings: of the profile; its ``images``, ``size`` and ``seeds`` do not enter the run.
         seed: of the initial weights.
         device: where to compute.
+        mask: ``(H, W)`` booleans, the known pixels (Figs. 10-12); None for all.
+        reference: ``(3, H, W)`` to judge the output by, every ten updates: on the unknown pixels, without a mask on all. The PSNRs
+            are the history's metric "judged".
 
     Raises:
         ValueError: an unknown method; whatever :func:`seplib.training.fit` and :class:`seplib.SepPGD` refuse.
@@ -214,7 +227,7 @@ def fit_image(target: torch.Tensor, method: str, settings: ImageSettings, seed: 
     location = os.environ.get("SEPLIB_CACHE")
     run = joblib.Memory(location, verbose=0).cache(_fit_image, ignore=["checkpoints"])
     checkpoints = Path(location) / "checkpoints" if location else None
-    return run(*_arguments(target, method, settings, seed, device), checkpoints=checkpoints)
+    return run(*_arguments(target, method, settings, seed, device, mask, reference), checkpoints=checkpoints)
 
 
 def step_seconds(
@@ -242,12 +255,43 @@ def step_seconds(
     return {method: float(np.median(seconds)) for method, seconds in times.items()}
 
 
-def _arguments(target: torch.Tensor, method: str, settings: ImageSettings, seed: int, device: torch.device) -> tuple:
+def _arguments(target, method, settings, seed, device, mask=None, reference=None) -> tuple:
     """What determines a run, and with it the key of a stored one."""
     network = dict(rank=settings.rank, width=settings.width, depth=settings.depth, omega=settings.omega)
     descent = dict(learning_rate=settings.learning_rate, iterations=settings.iterations)
     modulation = dict(k=settings.k, update_every=settings.update_every) if method == "SepPGD" else None
+    # A choice that Sec. A.12 does not vary enters where it differs from the default: a new one leaves stored runs valid.
+    network |= {name: value for name, default in _CHOICES.items() if (value := getattr(settings, name)) != default}
+    if settings.eps != 1e-8:
+        descent["eps"] = settings.eps
+    data = {"mask": mask, "reference": reference}
+    descent |= {name: tensor.numpy() for name, tensor in data.items() if tensor is not None}
+    if modulation and settings.g != "flat":
+        modulation["g"] = settings.g
     return target.numpy(), network, descent, modulation, seed, device.type, NUMERICS
+
+
+def image_network(
+    values: torch.Tensor, seed: int, *, scale: str | None, low: float, features: int, frequency: float, **factor
+) -> tuple[CP, list[torch.Tensor]]:
+    """The CP network and the axes that an image is fitted with, one copy a channel (Sec. A.12).
+
+    Args:
+        values: ``(C, H, W)``; its dtype and device are theirs.
+        seed: of the initial weights.
+        scale: of :class:`seplib.CP`.
+        low: the axes run from here to 1.
+        features: number of Fourier features, none if 0.
+        frequency: their scale.
+        factor: for :class:`seplib.FactorMLP`.
+    """
+    place = dict(generator=torch.Generator().manual_seed(seed), dtype=values.dtype, device=values.device)
+    factors = []
+    for _ in values.shape[1:]:
+        encoding = FourierFeatures(features, frequency, **place) if features else None
+        factors.append(FactorMLP(**factor, encoding=encoding, ensemble=len(values), **place))
+    axes = [torch.linspace(low, 1, n, dtype=values.dtype, device=values.device) for n in values.shape[1:]]
+    return CP(factors, scale), axes
 
 
 # joblib drops a function's stored results when the function's own source changes, so this one only hands on.
@@ -257,16 +301,15 @@ def _fit_image(target, network, descent, modulation, seed, device, numerics, che
 
 def _train_image(target, network, descent, modulation, seed, device, numerics, checkpoints) -> ImageRun:
     values = torch.from_numpy(target).to(device)
-    generator = torch.Generator().manual_seed(seed)
-    model = CP(
-        [
-            FactorMLP(**network, ensemble=len(values), generator=generator, dtype=values.dtype, device=device)
-            for _ in range(2)
-        ]
+    model, axes = image_network(values, seed, **_CHOICES | network)
+    optimizer = torch.optim.Adam(
+        model.parameters(), lr=descent["learning_rate"], eps=descent.get("eps", 1e-8), fused=True
     )
-    axes = [torch.linspace(-1, 1, n, dtype=values.dtype, device=device) for n in values.shape[1:]]
-    optimizer = torch.optim.Adam(model.parameters(), lr=descent["learning_rate"], fused=True)
     preconditioner = SepPGD(model, axes, **modulation) if modulation else None
+    known = torch.from_numpy(descent["mask"]).to(device) if "mask" in descent else None
+    callbacks = []
+    if "reference" in descent:
+        callbacks.append(_judge(torch.from_numpy(descent["reference"]).to(device), known))
     checkpoint = None
     if checkpoints is not None:
         key = joblib.hash((target, network, descent, modulation, seed, device, numerics))
@@ -278,11 +321,26 @@ def _train_image(target, network, descent, modulation, seed, device, numerics, c
         optimizer,
         preconditioner,
         iterations=descent["iterations"],
+        callbacks=callbacks,
         checkpoint=checkpoint,
+        mask=known,
     )
     with torch.no_grad():
         result = model.grid(axes).cpu().numpy()
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
-    mse = 2 * np.array(history.loss).sum(1) / target.size
+    fitted = target.size if known is None else len(target) * int(known.sum())
+    mse = 2 * np.array(history.loss).sum(1) / fitted
     return ImageRun(history, result, -10 * np.log10(mse), claims.provenance(device))
+
+
+def _judge(reference: torch.Tensor, known: torch.Tensor | None) -> Callback:
+    """A callback that compares with the reference on the pixels that the training does not see, or on all."""
+    where = torch.ones_like(reference[0], dtype=torch.bool) if known is None else ~known
+
+    def judge(state: State) -> dict[str, float] | None:
+        if state.iteration % 10:
+            return None
+        return {"judged": metrics.psnr(state.prediction[:, where], reference[:, where])}
+
+    return judge

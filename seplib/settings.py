@@ -17,6 +17,13 @@ class ImageSettings:
         update_every: iterations between preconditioner updates.
         learning_rate: of Adam, no weight decay.
         iterations: number of updates.
+        activation, parametrization: of the factors, see :class:`seplib.FactorMLP`.
+        scale: "rank" for the factor 1/sqrt(R), None for none, see :class:`seplib.CP`.
+        low: the axes run from here to 1.
+        features, frequency: number of Fourier features and their scale in cycles a unit; none if 0.
+        g: modulation function, "flat" or "sqrt".
+        eps: Adam's epsilon. The loss is a sum of squares over N pixels; their mean instead is the same training with an
+            epsilon N / 2 times as large.
     """
 
     images: tuple[str, ...]
@@ -30,6 +37,36 @@ class ImageSettings:
     update_every: int
     learning_rate: float
     iterations: int
+    activation: str = "sine"
+    parametrization: str = "siren"
+    scale: str | None = "rank"
+    low: float = -1.0
+    features: int = 0
+    frequency: float = 0.0
+    g: str = "flat"
+    eps: float = 1e-8
+
+
+@dataclass(frozen=True)
+class SensitivitySettings:
+    """One setting of the image experiment varied at a time (Secs. A.1.4 and A.1.5, Tables 2-7).
+
+    Attributes:
+        run: what is not varied.
+        ks: modulated eigenvalues (Table 2; all but the last again in Table 3).
+        ranks, periods, widths: R (Table 3), iterations between two preconditioners (Table 4), W (Table 6).
+        noises: standard deviations (Table 7).
+        features, frequency: number of Fourier features and their scale in cycles a unit (Table 5), not stated in the paper.
+    """
+
+    run: ImageSettings
+    ks: tuple[int, ...]
+    ranks: tuple[int, ...]
+    periods: tuple[int, ...]
+    widths: tuple[int, ...]
+    noises: tuple[float, ...]
+    features: int
+    frequency: float
 
 
 @dataclass(frozen=True)

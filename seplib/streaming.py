@@ -32,6 +32,8 @@ class FullResidual:
         inputs: D axes ``(n_d,)`` of a grid, or scattered points ``(N, D)``.
         target: ``(E, n_1, ..., n_D)`` or ``(E, N)``.
         preconditioner: maps ``(residual, iteration)`` to the preconditioned residual; None for plain descent.
+        mask: which entries count, broadcast to the target; None for all. With the mask M the loss is ``|M r|^2 / 2`` and
+            ``M S~ M r`` goes backward, the part of S~ that belongs to the known entries: positive where S~ is.
     """
 
     def __init__(
@@ -40,14 +42,15 @@ class FullResidual:
         inputs: Sequence[Tensor] | Tensor,
         target: Tensor,
         preconditioner: Preconditioning | None,
+        mask: Tensor | None = None,
     ):
         self.evaluate = model.points if isinstance(inputs, Tensor) else model.grid
-        self.inputs, self.target, self.preconditioner = inputs, target, preconditioner
+        self.inputs, self.target, self.preconditioner, self.mask = inputs, target, preconditioner, mask
 
     def forward(self) -> None:
         """Evaluate the network, the Z of Eq. (6)."""
         self._output = self.evaluate(self.inputs)
-        self.residual = self._output.detach() - self.target
+        self.residual = self._masked(self._output.detach() - self.target)
 
     def prediction(self) -> Tensor:
         """Network output at the training inputs, ``(E, n_1, ..., n_D)`` or ``(E, N)`` (Eq. (6))."""
@@ -60,7 +63,12 @@ class FullResidual:
     def backward(self, iteration: int) -> None:
         """Send the (preconditioned) residual backward, Eq. (7)."""
         residual = self.residual
-        self._output.backward(residual if self.preconditioner is None else self.preconditioner(residual, iteration))
+        if self.preconditioner is not None:
+            residual = self._masked(self.preconditioner(residual, iteration))
+        self._output.backward(residual)
+
+    def _masked(self, residual: Tensor) -> Tensor:
+        return residual if self.mask is None else residual * self.mask
 
 
 class StreamedResidual:

@@ -75,6 +75,7 @@ def fit(
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 100,
     streamed: bool = False,
+    mask: Tensor | None = None,
 ) -> History:
     """Fit a model to data on a grid or at points, minimising the square loss of Eq. (6) by plain or preconditioned descent, Eq. (7).
 
@@ -99,13 +100,16 @@ def fit(
         checkpoint_every: updates between two saves.
         streamed: form neither Z nor R but their products with the factors only, for large grids of D >= 3; see
             :class:`seplib.streaming.StreamedResidual`.
+        mask: booleans of the target's shape, with or without its ensemble axis: the entries that are known (inpainting,
+            Figs. 10-12). Loss and gradient leave out the others, whose target values do not matter as long as they are finite.
 
     Returns:
         The history, ``iterations + 1`` entries long.
 
     Raises:
-        ValueError: target and grid do not fit, the target is not finite, or there is nothing to do.
-        TypeError: a streamed run of a model or with a preconditioner that cannot be streamed.
+        ValueError: target and grid do not fit, the target is not finite, the mask does not fit or knows nothing, or there is
+            nothing to do.
+        TypeError: a streamed run of a model or with a preconditioner that cannot be streamed, or with a mask.
         FloatingPointError: the loss became NaN or infinite.
 
     >>> from seplib import CP, FactorMLP
@@ -120,7 +124,12 @@ def fit(
     if optimizer is None:
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
     target = _checked_target(axes, target)
-    data = (StreamedResidual if streamed else FullResidual)(model, axes, target, preconditioner)
+    if not streamed:
+        data = FullResidual(model, axes, target, preconditioner, _checked_mask(mask, target))
+    elif mask is not None:
+        raise TypeError("a streamed run takes no mask")
+    else:
+        data = StreamedResidual(model, axes, target, preconditioner)
     history, start = History(), 0
     if checkpoint is not None:
         history, start = _resume(Path(checkpoint), model, optimizer, preconditioner)
@@ -168,6 +177,18 @@ def _checked_target(axes: Sequence[Tensor] | Tensor, target: Tensor) -> Tensor:
             f"the target must be finite, but {(~finite).sum()} of its values are not, the first at {where}"
         )
     return target
+
+
+def _checked_mask(mask: Tensor | None, target: Tensor) -> Tensor | None:
+    if mask is None:
+        return None
+    if mask.dtype != torch.bool or tuple(mask.shape) not in (tuple(target.shape), tuple(target.shape[1:])):
+        raise ValueError(
+            f"the mask must hold booleans of the target's shape {tuple(target.shape)}, got {mask.dtype}, {tuple(mask.shape)}"
+        )
+    if not mask.is_meta and not mask.any():
+        raise ValueError("the mask leaves no entry to fit")
+    return mask
 
 
 def _check_loss(loss: Tensor, iteration: int) -> None:
