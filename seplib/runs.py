@@ -216,7 +216,7 @@ def fit_image(
         seed: of the initial weights.
         device: where to compute.
         mask: ``(H, W)`` booleans, the known pixels (Figs. 10-12); None for all.
-        reference: ``(3, H, W)`` to judge the output by, every ten updates: on the unknown pixels, without a mask on all. The PSNRs
+        reference: ``(3, H, W)`` to judge the output by, every ten updates and at the end: on the unknown pixels, without a mask on all. The PSNRs
             are the history's metric "judged".
 
     Raises:
@@ -309,7 +309,7 @@ def _train_image(target, network, descent, modulation, seed, device, numerics, c
     known = torch.from_numpy(descent["mask"]).to(device) if "mask" in descent else None
     callbacks = []
     if "reference" in descent:
-        callbacks.append(_judge(torch.from_numpy(descent["reference"]).to(device), known))
+        callbacks.append(_judge(torch.from_numpy(descent["reference"]).to(device), known, descent["iterations"]))
     checkpoint = None
     if checkpoints is not None:
         key = joblib.hash((target, network, descent, modulation, seed, device, numerics))
@@ -334,12 +334,12 @@ def _train_image(target, network, descent, modulation, seed, device, numerics, c
     return ImageRun(history, result, -10 * np.log10(mse), claims.provenance(device))
 
 
-def _judge(reference: torch.Tensor, known: torch.Tensor | None) -> Callback:
+def _judge(reference: torch.Tensor, known: torch.Tensor | None, last: int) -> Callback:
     """A callback that compares with the reference on the pixels that the training does not see, or on all."""
     where = torch.ones_like(reference[0], dtype=torch.bool) if known is None else ~known
 
     def judge(state: State) -> dict[str, float] | None:
-        if state.iteration % 10:
+        if state.iteration % 10 and state.iteration != last:
             return None
         return {"judged": metrics.psnr(state.prediction[:, where], reference[:, where])}
 

@@ -143,8 +143,8 @@ def gains(frame: pd.DataFrame) -> pd.DataFrame:
 def cases(table: str, frame: pd.DataFrame) -> dict[str, bool]:
     """The cases of the claim about one table, by the criteria of the claim list (Tables 2-7).
 
-    Where the paper prints nothing, as for the settings of the ``smoke`` profile, a gain is expected to be positive, and
-    differences from the paper count for nothing.
+    Where the paper prints nothing, as for most settings of the ``smoke`` profile, a gain is expected to be positive and
+    there is no difference to count.
     """
     found = gains(frame[frame.table == table])
     expected = np.sign(found.paper).where(found.paper.notna(), 1.0)
@@ -158,7 +158,7 @@ def cases(table: str, frame: pd.DataFrame) -> dict[str, bool]:
             f"{name}: gain of the paper's sign": gain * sign > 0
             for name, gain, sign in zip(names, found.ours, expected)
         }
-    if table in ("table-2", "table-3", "table-6"):
+    if table in ("table-2", "table-3", "table-6") and found.difference.notna().any():
         held["gains differ by at most 1.5 dB on average"] = not found.difference.abs().mean() > 1.5
     if table == "table-2":
         curve = found.pivot(index="value", columns="row", values="ours")

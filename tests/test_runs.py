@@ -59,6 +59,30 @@ def test_a_finished_run_is_read_from_the_cache(image, tmp_path, monkeypatch):
     assert not list(tmp_path.glob("checkpoints/*"))
 
 
+def test_unknown_pixels_are_not_seen_and_judge_the_run(image):
+    """A masked run does not change with what lies under the mask, and is judged there alone."""
+    mask = torch.rand(16, 16, generator=torch.Generator().manual_seed(0)) < 0.7
+    settings = dataclasses.replace(SETTINGS, iterations=20)
+    spoiled = torch.where(mask, image.values, 0.5)
+    for method in runs.METHODS:
+        run, blind = (
+            runs.fit_image(values, method, settings, 0, CPU, mask, image.values) for values in (image.values, spoiled)
+        )
+        assert np.array_equal(run.image, blind.image) and np.array_equal(run.psnr, blind.psnr)
+        error = (run.image - image.values.numpy()).astype(float) ** 2
+        assert run.psnr[-1] == pytest.approx(-10 * np.log10(error[:, mask].mean()), abs=1e-3)
+        judged = run.history.metrics["judged"]
+        assert len(judged) == 3 and judged[-1] == pytest.approx(-10 * np.log10(error[:, ~mask].mean()), abs=1e-3)
+
+
+def test_a_noisy_run_is_judged_by_the_clean_image(image):
+    noisy = image.values + 0.1
+    run = runs.fit_image(noisy, "SepNN", SETTINGS, 0, CPU, reference=image.values)
+    error = (run.image - image.values.numpy()).astype(float) ** 2
+    assert run.history.metrics["judged"][-1] == pytest.approx(-10 * np.log10(error.mean()), abs=1e-3)
+    assert abs(run.psnr[-1] - run.history.metrics["judged"][-1]) > 0.5
+
+
 class Computed(Exception):
     pass
 
@@ -67,12 +91,17 @@ def _computed(*_):
     raise Computed
 
 
-@pytest.mark.parametrize("change", ["seed", "settings", "target", "numerics"])
+CHOICES = dict(
+    activation="cos", parametrization="torch", scale=None, low=0.0, features=2, frequency=2.0, g="sqrt", eps=1e-3
+)
+
+
+@pytest.mark.parametrize("change", ["seed", "settings", "target", "numerics", "mask", "reference", *CHOICES])
 def test_whatever_determines_a_run_is_in_its_key(change, image, tmp_path, monkeypatch):
     monkeypatch.setenv("SEPLIB_CACHE", str(tmp_path))
-    runs.fit_image(image.values, "SepNN", SETTINGS, 0, CPU)
+    settings, values, seed, data = dataclasses.replace(SETTINGS, iterations=1), image.values, 0, {}
+    runs.fit_image(values, "SepPGD", settings, seed, CPU)
     monkeypatch.setattr(runs, "_train_image", _computed)
-    values, settings, seed = image.values, SETTINGS, 0
     if change == "seed":
         seed = 1
     elif change == "settings":
@@ -80,10 +109,27 @@ def test_whatever_determines_a_run_is_in_its_key(change, image, tmp_path, monkey
     elif change == "target":
         values = values.clone()
         values[0, 0, 0] += 0.5
-    else:
+    elif change == "numerics":
         monkeypatch.setattr(runs, "NUMERICS", runs.NUMERICS + 1)
+    elif change == "mask":
+        data["mask"] = torch.ones(16, 16, dtype=torch.bool)
+    elif change == "reference":
+        data["reference"] = values
+    else:
+        settings = dataclasses.replace(settings, **{change: CHOICES[change]})
     with pytest.raises(Computed):
-        runs.fit_image(values, "SepNN", settings, seed, CPU)
+        runs.fit_image(values, "SepPGD", settings, seed, CPU, **data)
+
+
+@pytest.mark.parametrize("change", CHOICES)
+def test_every_choice_changes_the_run(change, image):
+    settings = dataclasses.replace(SETTINGS, iterations=5)
+    if change == "frequency":
+        settings = dataclasses.replace(settings, features=2, frequency=1.0)
+    more = {"frequency": 1.0} if change == "features" else {}
+    other = dataclasses.replace(settings, **{change: CHOICES[change]}, **more)
+    one, two = (runs.fit_image(image.values, "SepPGD", s, 0, CPU).psnr for s in (settings, other))
+    assert one[-1] != two[-1]
 
 
 def test_a_truncated_cache_file_is_noticed_and_recomputed(image, tmp_path, monkeypatch, caplog):

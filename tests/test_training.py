@@ -3,7 +3,7 @@ import warnings
 
 import pytest
 import torch
-from dense import agree, cp_value, grid_points
+from dense import agree, cp_value, grid_points, kronecker_sum, modulation, pseudo_ntk
 
 from seplib import SepPGD, fit
 from seplib.training import State, write_atomic
@@ -30,6 +30,35 @@ def test_one_plain_step_descends_along_the_gradient_of_eq_6(sizes, make_cp):
     for before, after, gradient in zip(start, model.parameters(), slow):
         agree((before - after.detach()) / 1e-3, gradient, 1e-9)
     assert sum(history.loss[0]) == pytest.approx(loss.item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("preconditioned", [False, True])
+def test_a_mask_leaves_unknown_entries_out_of_loss_and_gradient(preconditioned, make_cp):
+    """Against ``J^T M S~ M r`` with the Jacobian and the matrix S~ written out; unknown target values do not matter."""
+    model, axes, target = problem(make_cp)
+    mask = torch.rand(6, 5, generator=torch.Generator().manual_seed(1)) < 0.7
+    known = mask.flatten().to(target.dtype)
+    parameters = list(model.parameters())
+    start = [p.detach().clone() for p in parameters]
+    values = cp_value(model, grid_points(axes))
+    residual = known * (values.detach() - target.flatten(1))
+    sent = residual
+    if preconditioned:
+        matrices = [modulation(pseudo_ntk(f, x), 2, "flat") for f, x in zip(model.factors, axes)]
+        sent = known * torch.stack([kronecker_sum(list(S)) @ r for *S, r in zip(*matrices, residual)])
+    slow = torch.autograd.grad(values, parameters, grad_outputs=sent)
+    history = fit(
+        model,
+        axes,
+        torch.where(mask, target, 1e6),
+        torch.optim.SGD(parameters, lr=1e-3),
+        SepPGD(model, axes, k=2) if preconditioned else None,
+        iterations=1,
+        mask=mask,
+    )
+    for before, after, gradient in zip(start, parameters, slow):
+        agree((before - after.detach()) / 1e-3, gradient, 1e-9)
+    assert history.loss[0] == pytest.approx((residual.square().sum(1) / 2).tolist(), rel=1e-12)
 
 
 def test_copies_do_not_interact(make_cp):
@@ -140,6 +169,14 @@ def test_bad_arguments_are_named(make_cp):
         fit(model, [axes[0][None], axes[1]], torch.zeros(6, 5))
     with pytest.raises(ValueError, match=r"at least 1, got 0, 100"):
         fit(model, axes, torch.zeros(6, 5), iterations=0)
+    with pytest.raises(ValueError, match=r"booleans of the target's shape \(1, 6, 5\), got torch.bool, \(5, 6\)"):
+        fit(model, axes, torch.zeros(6, 5), mask=torch.ones(5, 6, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"booleans of the target's shape \(1, 6, 5\), got torch.float64, \(6, 5\)"):
+        fit(model, axes, torch.zeros(6, 5), mask=torch.ones(6, 5))
+    with pytest.raises(ValueError, match="leaves no entry to fit"):
+        fit(model, axes, torch.zeros(6, 5), mask=torch.zeros(6, 5, dtype=torch.bool))
+    with pytest.raises(TypeError, match="a streamed run takes no mask"):
+        fit(model, axes, torch.zeros(2, 6, 5), mask=torch.ones(6, 5, dtype=torch.bool), streamed=True)
     with pytest.raises(FloatingPointError, match=r"training diverged: the loss is .* after \d+ updates"):
         fit(model, axes, torch.ones(6, 5), torch.optim.SGD(model.parameters(), lr=1e200), iterations=20)
 

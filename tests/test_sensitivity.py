@@ -1,0 +1,116 @@
+"""Tables 2 to 7: which runs they ask for, how cells are judged, and the criteria."""
+
+import dataclasses
+
+import pandas as pd
+import pytest
+import torch
+
+from seplib import claims, profiles, sensitivity
+
+CPU = torch.device("cpu")
+
+
+def test_the_paper_profile_asks_for_every_printed_cell_and_no_other():
+    asked = {(c.table, c.varied, c.value, c.row) for c in sensitivity.cells(profiles.get("paper").image_sensitivity)}
+    printed = {
+        (row.table, row.varied, row.value, row.method)
+        for row in claims._printed().itertuples()
+        if row.table in {f"table-{i}" for i in range(2, 8)}
+    }
+    assert asked == printed
+
+
+def test_a_cell_changes_what_its_table_says_and_nothing_else():
+    study = profiles.get("paper").image_sensitivity
+    field = {"table-2": {"k", "g"}, "table-3": {"rank", "k"}, "table-4": {"update_every"}, "table-6": {"width"}}
+    field |= {"table-5": {"activation", "parametrization", "features", "frequency"}, "table-7": set()}
+    for cell in sensitivity.cells(study):
+        before, after = (dataclasses.asdict(s) for s in (study.run, cell.settings))
+        assert {name for name in before if before[name] != after[name]} <= field[cell.table]
+        assert bool(cell.noise) == (cell.table == "table-7")
+
+
+def test_noise_is_the_same_draw_at_every_deviation():
+    values = torch.rand(3, 64, 64)
+    little, much = (sensitivity.noisy(values, s, 3) - values for s in (0.01, 0.05))
+    assert torch.allclose(5 * little, much) and little.std() == pytest.approx(0.01, rel=0.05)
+    assert sensitivity.noisy(values, 0.0, 3) is values
+
+
+def test_cells_of_a_study_share_runs_and_noise_is_judged_by_the_clean_image(monkeypatch):
+    small = profiles.get("smoke").image_sensitivity
+    run = dataclasses.replace(small.run, size=12, rank=4, width=6, k=2, iterations=2)
+    study = dataclasses.replace(
+        small, run=run, ks=(2, 3), ranks=(3,), periods=(1,), widths=(5,), noises=(0.3,), features=2
+    )
+    calls, fit_image = [], sensitivity.fit_image
+    monkeypatch.setattr(sensitivity, "fit_image", lambda *args, **kw: calls.append(args) or fit_image(*args, **kw))
+    values = torch.rand(3, 12, 12, dtype=torch.float32)
+    frame = sensitivity.run_cells(values, study, 0, CPU)
+    plain = frame[frame.row == "SepNN"]
+    assert plain[plain.table.isin(["table-2", "table-4"])].PSNR.nunique() == 1
+    assert len(calls) == len({(c.method, c.settings, c.noise) for c in sensitivity.cells(study)}) < len(frame)
+    noisy = frame[frame.table == "table-7"].iloc[0]
+    fitted = fit_image(sensitivity.noisy(values, 0.3, 0), "SepNN", run, 0, CPU)
+    judged = -10 * ((torch.from_numpy(fitted.image) - values).double().square().mean()).log10().item()
+    assert abs(noisy.PSNR - judged) < 1e-4
+
+
+def table(name: str, rows: list[tuple]) -> pd.DataFrame:
+    varied = {"table-2": "k", "table-3": "k", "table-4": "iterations between preconditioner updates"}
+    frame = pd.DataFrame(rows, columns=["value", "row", "PSNR", "paper"])
+    other = {"table-5": "activation", "table-7": "noise standard deviation"}
+    return frame.assign(table=name, varied=(varied | other)[name])
+
+
+def test_gains_are_over_the_plain_network_of_the_same_column():
+    found = sensitivity.gains(
+        table(
+            "table-3",
+            [("30", "SepNN", 20, 25), ("30", "SepPGD", 24, 26), ("40", "SepNN", 21, 25), ("40", "SepPGD", 20, 28)],
+        )
+    )
+    assert found.ours.tolist() == [4, -1] and found.paper.tolist() == [1, 3] and found.difference.tolist() == [3, -4]
+
+
+def test_criteria_of_table_2():
+    rows = [("60", "SepNN", 25, 26), ("60", "SepPGD g1", 31, 33), ("60", "SepPGD g2", 30, 30)]
+    assert all(sensitivity.cases("table-2", table("table-2", rows)).values())
+    rows[1] = ("60", "SepPGD g1", 29, 33)
+    held = sensitivity.cases("table-2", table("table-2", rows))
+    assert not held["k = 60: g1 above g2"] and not held["gains differ by at most 1.5 dB on average"]
+    assert held["SepPGD g1, k 60: gain of the paper's sign"]
+
+
+def test_criteria_of_table_4():
+    rows = [
+        (p, row, psnr, psnr)
+        for p, ours in (("10", 30.0), ("100", 29.5))
+        for row, psnr in (("SepNN", 25), ("SepPGD", ours))
+    ]
+    assert all(sensitivity.cases("table-4", table("table-4", rows)).values())
+    rows[3] = ("100", "SepPGD", 28.9, 28.9)
+    held = sensitivity.cases("table-4", table("table-4", rows))
+    assert not held["spread over the periods at most 1 dB"] and not held["period 100: gain at least 4 dB"]
+
+
+def test_criteria_of_table_5():
+    rows = [
+        ("sin", "SepNN", 26, 26),
+        ("sin", "SepPGD", 31, 33),
+        ("relu", "SepNN", 18, 18.2),
+        ("relu", "SepPGD", 19, 20),
+    ]
+    assert all(sensitivity.cases("table-5", table("table-5", rows)).values())
+    rows[2], rows[3] = ("relu", "SepNN", 27, 18.2), ("relu", "SepPGD", 26, 20)
+    held = sensitivity.cases("table-5", table("table-5", rows))
+    assert not held["SepNN: order of the activations"] and held["SepPGD: order of the activations"]
+    assert not held["SepPGD, activation relu: gain of the paper's sign"]
+
+
+def test_a_loss_in_the_paper_must_be_a_loss_here():
+    rows = [("0.09", "SepNN", 25, 25.29), ("0.09", "SepPGD", 24, 25.06)]
+    assert all(sensitivity.cases("table-7", table("table-7", rows)).values())
+    rows[1] = ("0.09", "SepPGD", 26, 25.06)
+    assert not any(sensitivity.cases("table-7", table("table-7", rows)).values())
