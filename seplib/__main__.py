@@ -6,14 +6,14 @@ from typing import Annotated
 
 import typer
 
-from seplib import claims, profiles, runner
+from seplib import claims, pictures, profiles, runner
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 @app.callback()
 def _main() -> None:
-    """Reproduce the paper: run its notebooks, collect its claims."""
+    """Reproduce the paper: run its notebooks, collect its claims; fit images of your own."""
 
 
 @app.command()
@@ -34,6 +34,35 @@ def collect(profile: Annotated[str, typer.Option(help=f"One of {', '.join(profil
     """Gather what the notebooks recorded in results/PROFILE/claims.json."""
     profiles.get(profile)
     typer.echo(claims.save_collected(Path("results") / profile))
+
+
+@app.command()
+def fit(
+    image: Annotated[Path, typer.Argument(help="Image file: grey, RGB or RGBA, any size.")],
+    method: Annotated[str, typer.Option(help=f"One of {', '.join(pictures.METHODS)}.")] = "seppgd",
+    inpaint: Annotated[
+        Path | None, typer.Option(help="Image of the same size, bright where pixels are missing.")
+    ] = None,
+    output: Annotated[Path, typer.Option(help="Folder for the results.")] = Path(),
+    iterations: Annotated[int, typer.Option(min=1, help="Number of updates.")] = 1300,
+    rank: Annotated[int, typer.Option(min=1, help="R.")] = 500,
+    width: Annotated[int, typer.Option(min=1, help="W.")] = 500,
+    k: Annotated[int | None, typer.Option(help="Modulated eigenvalues; 70 or the shorter side.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the initial weights.")] = 0,
+    device: Annotated[str, typer.Option(help=f"One of {', '.join(profiles.DEVICES)}.")] = "auto",
+) -> None:
+    """Fit an image of your own; writes NAME-fit.png and NAME-fit.npz."""
+    values = pictures.read(image)
+    mask = pictures.read_mask(inpaint, values) if inpaint else None
+    target = profiles.resolve_device(device)
+    pictures.check_writable(output)
+    k = min(70, *values.shape[1:]) if k is None else k
+    sizes = dict(rank=rank, width=width, k=k, iterations=iterations)
+    fitted = pictures.fit_picture(values, method, mask=mask, seed=seed, device=target, **sizes)
+    paths = [output / f"{image.stem}-fit{ending}" for ending in (".png", ".npz")]
+    pictures.save(fitted, *paths)
+    typer.echo(f"PSNR {fitted.psnr:.2f} dB{' on the known pixels' if inpaint else ''}, {fitted.seconds:.0f} s")
+    typer.echo("\n".join(map(str, paths)))
 
 
 def _parsed(items: list[str]) -> dict[str, int | str]:

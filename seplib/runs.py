@@ -31,7 +31,7 @@ NUMERICS = 1
 
 METHODS = ("SepNN", "SepPGD")
 # What an image's network can be told beyond Sec. A.12, with what it is when nothing is said.
-_CHOICES = dict(activation="sine", parametrization="siren", scale="rank", low=-1.0, features=0, frequency=0.0)
+CHOICES = dict(activation="sine", parametrization="siren", scale="rank", low=-1.0, features=0, frequency=0.0)
 
 
 @dataclass(frozen=True)
@@ -261,7 +261,7 @@ def _arguments(target, method, settings, seed, device, mask=None, reference=None
     descent = dict(learning_rate=settings.learning_rate, iterations=settings.iterations)
     modulation = dict(k=settings.k, update_every=settings.update_every) if method == "SepPGD" else None
     # A choice that Sec. A.12 does not vary enters where it differs from the default: a new one leaves stored runs valid.
-    network |= {name: value for name, default in _CHOICES.items() if (value := getattr(settings, name)) != default}
+    network |= {name: value for name, default in CHOICES.items() if (value := getattr(settings, name)) != default}
     if settings.eps != 1e-8:
         descent["eps"] = settings.eps
     data = {"mask": mask, "reference": reference}
@@ -301,7 +301,7 @@ def _fit_image(target, network, descent, modulation, seed, device, numerics, che
 
 def _train_image(target, network, descent, modulation, seed, device, numerics, checkpoints) -> ImageRun:
     values = torch.from_numpy(target).to(device)
-    model, axes = image_network(values, seed, **_CHOICES | network)
+    model, axes = image_network(values, seed, **CHOICES | network)
     optimizer = torch.optim.Adam(
         model.parameters(), lr=descent["learning_rate"], eps=descent.get("eps", 1e-8), fused=True
     )

@@ -132,12 +132,12 @@ def gains(frame: pd.DataFrame) -> pd.DataFrame:
         One row for each SepPGD cell: ``table``, ``varied``, ``value``, ``row``, ``ours``, ``paper``, ``difference``.
     """
     where = ["table", "varied", "value"]
-    plain = frame[frame.row == "SepNN"].set_index(where)[["PSNR", "paper"]]
-    found = frame[frame.row != "SepNN"].join(plain, on=where, rsuffix=" plain")
+    plain = frame[frame.row == "SepNN"][[*where, "PSNR", "paper"]]
+    found = frame[frame.row != "SepNN"].merge(plain, on=where, suffixes=(None, " plain"))
     found["ours"] = found["PSNR"] - found["PSNR plain"]
     found["paper"] = found["paper"] - found["paper plain"]
     found["difference"] = found["ours"] - found["paper"]
-    return found[[*where, "row", "ours", "paper", "difference"]].reset_index(drop=True)
+    return found[[*where, "row", "ours", "paper", "difference"]]
 
 
 def cases(table: str, frame: pd.DataFrame) -> dict[str, bool]:
