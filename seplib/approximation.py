@@ -106,7 +106,7 @@ def approximate(
         activation: one of :data:`seplib.activations.NAMES` or an :class:`seplib.activations.Activation`; with a polynomial
             one the theorem fails, and so does this function, saying how far it got.
         max_rank: largest rank; needing more is an error, as for the next two.
-        max_width: largest width of a factor network.
+        max_width: largest width of a factor network, at least 4.
         max_degree: largest degree of the expansion.
         seed: of the random points f is sampled at.
 
@@ -115,8 +115,8 @@ def approximate(
         are ``W_2 sigma(W_1 x + b)``, and its :class:`Certificate`.
 
     Raises:
-        ValueError: eps not positive, form or domain wrong, f not finite on the box, or eps out of reach within the
-            limits or in float64; the message says how far it got.
+        ValueError: eps not positive, form, activation or domain wrong, f not real and finite on the box, or eps out of
+            reach within the limits or in float64; the message says how far it got.
 
     >>> model, certificate = approximate(lambda x, y: torch.cos(x * y), [(-1, 1), (-1, 1)], 1e-3)
     >>> certificate.error < 1e-3, certificate.bound_holds
@@ -124,21 +124,21 @@ def approximate(
     """
     if not eps > 0 or not math.isfinite(eps):
         raise ValueError(f"eps must be positive and finite, got {eps}")
-    ask = evaluator(f, domain)
+    sigma, ask = activations.get(activation), evaluator(f, domain)
     g = expand(f, domain, eps / 2, form, max_rank=max_rank, max_degree=max_degree, seed=seed)
-    width, model = 16, None
+    width = min(16, max_width)
     while True:
-        model = fit_factors(g, activation, width)
+        model = fit_factors(g, sigma, width)
         M, delta = factor_errors(g, model)
         bound = _terms(g) * len(domain) * M ** (len(domain) - 1) * delta
         if bound < eps / 2:
             break
-        if 2 * width > max_width:
+        if width >= max_width:
             raise ValueError(
-                f"eps = {eps:g} is out of reach with {activations.get(activation).name}: {name(g)} and width {width} give "
+                f"eps = {eps:g} is out of reach with {sigma.name}: {name(g)} and width {width} give "
                 f"factor errors of {delta:.1e}, so an error bound of {bound:.1e} where {eps / 2:g} is needed"
             )
-        width *= 2
+        width = min(2 * width, max_width)
     certificate = certify(ask, domain, g, model, eps, seed=seed)
     if not certificate.error < eps:
         raise ValueError(

@@ -11,7 +11,7 @@ import torch
 from IPython.display import HTML
 from matplotlib.figure import Figure
 
-from seplib import compression, interpolation, rates, runs
+from seplib import compression, interpolation, rank_runs, rates
 from seplib.gallery import Function
 from seplib.plotting import COLOURS
 
@@ -101,12 +101,14 @@ def kinks(curve: pd.DataFrame, order: int, variation: float) -> Figure:
     return figure
 
 
-def forms(curves: dict[str, pd.DataFrame]) -> Figure:
-    """Sup error over the rank for the three forms, one panel a function (Eqs. (2) and (3))."""
+def forms(curves: dict[str, pd.DataFrame], bounds: dict[str, Sequence[tuple[int, float]]]) -> Figure:
+    """Sup error over the rank for the three forms, one panel a function, with bounds (R, error) for CP (Eqs. (2) and (3))."""
     figure, row = plt.subplots(1, len(curves), figsize=(3.2 * len(curves), 3.2), sharey=True, squeeze=False)
     for axes, (name, curve) in zip(row[0], curves.items()):
         for form, part in curve.groupby("form", sort=False):
             axes.loglog(part.R, part.error.clip(lower=1e-14), "o-", color=_FORMS[form], label=form, markersize=4)
+        if name in bounds:
+            axes.loglog(*zip(*bounds[name]), "--", color=_FORMS["CP"], label="bound for CP")
         axes.set(title=name, xlabel="rank (largest one)")
     row[0, 0].set_ylabel("sup error")
     row[0, 0].legend(fontsize=8)
@@ -133,7 +135,7 @@ def image_ranks(table: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(figsize=(6, 3.4))
     for method, part in table.groupby("method", sort=False):
         axes.plot(part["data rank"], part["relative error"], "o-", color=COLOURS[method], label=method)
-        printed = [runs.rank_printed(part[i : i + 1]).popitem()[1] for i in range(len(part))]
+        printed = [rank_runs.printed(part[i : i + 1]).popitem()[1] for i in range(len(part))]
         if None not in printed:
             axes.plot(part["data rank"], printed, "x:", color=COLOURS[method], label=f"{method}, paper", alpha=0.6)
     axes.plot(part["data rank"], part.floor, "--", color="#111111", label="floor")

@@ -21,7 +21,8 @@ def compress(g: Tucker, form: str, tolerance: float, max_rank: int | None = None
     Args:
         g: from :func:`seplib.interpolation.interpolate`.
         form: "CP", "TT" or "Tucker".
-        tolerance: error of the cut, in the Euclidean norm of the Chebyshev coefficients.
+        tolerance: error of a cut, in the Euclidean norm of the Chebyshev coefficients. Tucker is cut once; the other forms
+            once more after the higher-order SVD, which makes at most sqrt(2) times the tolerance.
         max_rank: cut every rank here, whatever the tolerance.
 
     Raises:
@@ -91,14 +92,14 @@ def _balanced_cp(series: list[Tensor], intervals: Sequence[Interval]) -> CP:
 
 
 def _balanced_tucker(series: list[Tensor], core: Tensor, intervals: Sequence[Interval]) -> Tucker:
-    """Largest factor 1, each in proportion to the D-th root of its slice's largest entry, no core entry increased."""
+    """Largest factor 1, each in proportion to the D-th root of its slice's largest entry, no core entry increased; a core of zeros stays."""
     for d, c in enumerate(series):
         largest = maxima(c)
         series[d] = c / largest
         core = mode_product(core, torch.diag(largest), d)
     slices = [unfold(core, d)[0].abs().amax(0) for d in range(len(series))]
     for d, largest in enumerate(slices):
-        share = (largest / largest.max()).clamp_min(torch.finfo(core.dtype).eps) ** (1 / len(series))
+        share = (largest / largest.max()).nan_to_num(1.0).clamp_min(torch.finfo(core.dtype).eps) ** (1 / len(series))
         series[d] = series[d] * share
         core = mode_product(core, torch.diag(1 / share), d)
     return tucker([ChebyshevFactor(c, i) for c, i in zip(series, intervals)], core)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from seplib import dynamics, limits, ntk
-from seplib.ntk_runs import cached, network, square
+from seplib.ntk_runs import cached, network, square, stack
 from seplib.separable import MLP
 from seplib.settings import NtkTrainingSettings
 
@@ -31,15 +31,14 @@ def smooth_target(axes: list[Tensor]) -> Tensor:
 
 def _drift(size, side, activation, step, iterations, seeds, seed, device) -> dict[str, np.ndarray]:
     axes, X = square(side, device)
-    rows = []
-    for one in range(seed, seed + seeds):
-        model = network(size, size, activation=activation, seed=one, dtype=X.dtype, device=device)
-        before = ntk.empirical(model, X)
-        run = dynamics.descend(model, axes, smooth_target(axes), step, iterations)
-        loss = run.residuals[[0, -1]].square().sum((1, 2))
-        change = dynamics.drift(before, ntk.empirical(model, X))
-        rows.append([change.item(), (loss[1] / loss[0]).item(), run.moved.item(), run.bound().item()])
-    return dict(zip(("drift", "loss", "moved", "bound"), np.array(rows).T))
+    shape = dict(activation=activation, dtype=X.dtype, device=device)
+    model = stack([network(size, size, seed=one, **shape) for one in range(seed, seed + seeds)])
+    before = ntk.empirical(model, X)
+    run = dynamics.descend(model, axes, smooth_target(axes), step, iterations)
+    loss = run.residuals[[0, -1]].square().sum(2)
+    drift = dynamics.drift(before, ntk.empirical(model, X))
+    found = {"drift": drift, "loss": loss[1] / loss[0], "moved": run.moved, "bound": run.bound()}
+    return {name: values.cpu().numpy() for name, values in found.items()}
 
 
 def decay(settings: NtkTrainingSettings, seed: int, device: torch.device) -> list[dynamics.ModeDecay]:
@@ -81,26 +80,17 @@ def spectra(settings: NtkTrainingSettings, seed: int, device: torch.device) -> d
     """
     _, X = square(settings.side, device)
     size, seeds = settings.spectrum_size, range(seed, seed + settings.seeds)
-    shape = dict(dtype=X.dtype, device=device)
+    shape = dict(activation=settings.activation, dtype=X.dtype, device=device)
+    plain = dict(width=size, depth=2, parametrization="ntk", **shape)
     models = {
-        "SepNN": [network(size, size, activation=settings.activation, seed=one, **shape) for one in seeds],
-        "MLP": [
-            MLP(
-                2,
-                width=size,
-                depth=2,
-                activation=settings.activation,
-                parametrization="ntk",
-                generator=torch.Generator().manual_seed(one),
-                **shape,
-            )
-            for one in seeds
-        ],
+        "SepNN": [network(size, size, seed=one, **shape) for one in seeds],
+        "MLP": [MLP(2, generator=torch.Generator().manual_seed(one), **plain) for one in seeds],
     }
     for activation, omega in settings.others:
         label = f"{activation}, omega = {omega:g}" if activation in ("sine", "cos") else activation
-        models[label] = [network(size, size, activation=activation, omega=omega, seed=one, **shape) for one in seeds]
-    found = {name: torch.cat([ntk.empirical(model, X) for model in some]) for name, some in models.items()}
+        other = shape | dict(activation=activation, omega=omega)
+        models[label] = [network(size, size, seed=one, **other) for one in seeds]
+    found = {name: ntk.empirical(stack(some), X) for name, some in models.items()}
     found["limit"] = limits.deterministic(settings.activation, X)[None]
     return {name: torch.linalg.eigvalsh(K).flip(-1).cpu().numpy() for name, K in found.items()}
 

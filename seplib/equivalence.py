@@ -53,7 +53,7 @@ def gradient_difference(
 
     rows = [torch.autograd.grad(value, list(model.parameters()), retain_graph=True) for value in model.points(X)[0]]
     jacobian = torch.stack([torch.cat([part.flatten() for part in row]) for row in rows])
-    S = sum(p.dense()[0] for p in method.current(1)) if scattered else method.operator().dense()[0]
+    S = method.operator().dense()[0]
     residual = (model.points(X).detach() - target.flatten(1))[0]
     slow = jacobian.T @ (S @ residual)
     return ((fast - slow).norm() / slow.norm()).item()
@@ -96,7 +96,7 @@ def kan_difference(inputs: int, outputs: int, seed: int = 0) -> float:
     """
     generator = torch.Generator().manual_seed(seed)
     layer = KANLayer(inputs, outputs, generator=generator, dtype=torch.float64)
-    model = CP([AdditiveFactor(layer, j, inputs) for j in range(inputs)], scale=None)
+    model = CP([AdditiveFactor(layer, j) for j in range(inputs)], scale=None)
     X = 2 * torch.rand(200, inputs, generator=generator, dtype=torch.float64) - 1
     axes = [x[:4].contiguous() for x in X.unbind(1)]
     points = (model.points(X) - layer(X).mT).abs().max()

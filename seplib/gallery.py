@@ -10,7 +10,7 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from seplib import activations, approximation, compression, interpolation, metrics, univariate
+from seplib import activations, approximation, compression, expansions, interpolation, metrics, univariate
 from seplib.activations import Activation
 from seplib.approximation import Certificate
 from seplib.expansions import FORMS, Interval, Model
@@ -91,6 +91,20 @@ def survey(names: Sequence[str], eps: Sequence[float], eps_analytic: Sequence[fl
             _, certificate = approximation.approximate(function.f, function.domain, accuracy, form, seed=seed)
             found.append((name, certificate))
     return found
+
+
+def closure_table(pair: Sequence[str], eps: float) -> pd.DataFrame:
+    """Ranks of two expansions, their sum and product in every form, and the two's largest error (Theorem 1, Sec. A.5)."""
+    f, rows = [FUNCTIONS[name] for name in pair], []
+    X = interpolation.random_points(f[0].domain, 1000, torch.Generator().manual_seed(0))
+    for form in FORMS:
+        g, h = (interpolation.expand(part.f, part.domain, eps, form) for part in f)
+        models = {"g": g, "h": h, "g + h": expansions.add(g, h), "g h": expansions.multiply(g, h)}
+        G, H, total, product = (model.points(X).detach() for model in models.values())
+        error = torch.maximum((total - G - H).abs(), (product - G * H).abs()).max().item()
+        shown = {name: " ".join(map(str, expansions.ranks(model))) for name, model in models.items()}
+        rows.append({"form": form, **shown, "largest error": error})
+    return pd.DataFrame(rows)
 
 
 def certificates_table(found: Sequence[tuple[str, Certificate]]) -> pd.DataFrame:

@@ -45,7 +45,7 @@ def expand(
 ) -> Model:
     """Separable Chebyshev expansion with measured sup error below eps and ranks as small as found (Theorem 1, step 1).
 
-    An accurate Tucker expansion is interpolated, then cut to the form's ranks, the cut's tolerance halved until the error
+    An accurate Tucker expansion is interpolated, then cut to the form's ranks, the cut's tolerance lowered until the error
     at random points and on a coarse grid keeps to eps.
 
     Args:
@@ -150,7 +150,7 @@ def interpolate(
 
 def _fibres(ask, domain, d, tolerance, known, max_degree, generator) -> np.ndarray:
     """Chebyshev coefficients (degree + 1, samples) of f along dimension d, at known and enough random other points."""
-    degree, samples = 16, 32
+    degree, samples = min(16, max_degree), 32
     while True:
         # Crowded towards the ends as Chebyshev nodes are: fibres at the faces differ most from the others.
         t = np.cos(np.pi * generator.random((samples, len(domain))))
@@ -164,12 +164,12 @@ def _fibres(ask, domain, d, tolerance, known, max_degree, generator) -> np.ndarr
         tails = np.abs(coefficients)[::-1].cumsum(0)[::-1].max(1)  # what is lost by cutting at each order
         length = max(1, int((tails > tolerance).sum()))
         if length > degree // 2 + 1:
-            degree *= 2
-            if degree > max_degree:
+            if degree >= max_degree:
                 raise ValueError(
-                    f"f needs a degree above {max_degree} in dimension {d + 1}: cut at {degree // 4}, its Chebyshev "
-                    f"coefficients still lose {tails[degree // 4]:.1e}, more than {tolerance:.1e}"
+                    f"f needs a degree above {max_degree} in dimension {d + 1}: cut at {degree // 2}, its Chebyshev "
+                    f"coefficients still lose {tails[degree // 2]:.1e}, more than {tolerance:.1e}"
                 )
+            degree = min(2 * degree, max_degree)
             continue
         singular = np.linalg.svd(coefficients[:length], compute_uv=False)
         if 2 * (singular > 1e-2 * tolerance).sum() <= values.shape[1] or samples >= 4 * length:
@@ -181,11 +181,12 @@ def evaluator(f: Callable, domain: Sequence[Interval]) -> Callable[[Tensor], Ten
     """A function as ``(N, D) -> (N,)``, checked at every call (Theorem 1: f is real and continuous on a compact box).
 
     Args:
-        f: of D arguments ``(N,)`` or of one argument ``(N, D)``.
+        f: of D arguments ``(N,)`` or of one argument ``(N, D)``; arguments with a default do not count.
         domain: D >= 2 intervals (a, b).
 
     Raises:
-        ValueError: not D >= 2 finite intervals; on a call, a result of the wrong shape or with a value that is not finite.
+        ValueError: not D >= 2 finite intervals; on a call, a result of the wrong shape or with a value that is not real or
+            not finite.
 
     >>> evaluator(lambda x, y: x * y, [(0, 1), (0, 2)])(torch.tensor([[0.5, 2.0]], dtype=torch.float64))
     tensor([1.], dtype=torch.float64)
@@ -196,19 +197,21 @@ def evaluator(f: Callable, domain: Sequence[Interval]) -> Callable[[Tensor], Ten
         if len(interval) != 2 or not -math.inf < interval[0] < interval[1] < math.inf:
             raise ValueError(f"each interval must be (a, b) with finite a < b, got {interval}")
     try:
-        parameters = inspect.signature(f).parameters.values()
+        parameters = [p for p in inspect.signature(f).parameters.values() if p.default is p.empty]
         apart = len(parameters) != 1 or any(p.kind == p.VAR_POSITIONAL for p in parameters)
     except ValueError:  # a builtin without a signature, such as torch.hypot
         apart = True
 
     def ask(X: Tensor) -> Tensor:
-        values = torch.as_tensor(f(*X.unbind(1)) if apart else f(X), dtype=X.dtype)
+        values = torch.as_tensor(f(*X.unbind(1)) if apart else f(X)).detach()
+        if values.is_complex():
+            raise ValueError(f"f must have real values, got {values.dtype}")
         if values.shape != X.shape[:1]:
             raise ValueError(f"f must map {len(X)} points to {len(X)} values, got shape {tuple(values.shape)}")
         if not (finite := torch.isfinite(values)).all():
             where = X[~finite][0].tolist()
             raise ValueError(f"f must be finite on the box, but f({', '.join(f'{x:.6g}' for x in where)}) is not")
-        return values
+        return values.to(X)
 
     return ask
 

@@ -5,6 +5,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from seplib.separable import check_points
+
 
 def spline_basis(x: Tensor, knots: Tensor, degree: int) -> Float[Tensor, "n K"]:
     """B-spline basis functions ``B_1(x), ..., B_K(x)`` by the recursion of Cox and de Boor (Sec. A.1.3).
@@ -82,7 +84,12 @@ class KANLayer(nn.Module):
         return self.weight[:, j, None] * (F.silu(x) + splines)
 
     def forward(self, X: Tensor) -> Float[Tensor, "N E"]:
-        """Outputs for ``(N, D)`` inputs (Sec. A.1.3)."""
+        """Outputs for ``(N, D)`` inputs (Sec. A.1.3).
+
+        Raises:
+            ValueError: ``X`` is not ``(N, D)``.
+        """
+        check_points(X, self.weight.shape[1])
         return sum(self.univariate(j, X[:, j]) for j in range(X.shape[1])).mT
 
 
@@ -94,23 +101,23 @@ class AdditiveFactor(nn.Module):
 
     Args:
         layer: the KAN layer.
-        j: which input.
-        rank: number of columns R, D for the CP network.
+        j: which input, 0 to D - 1.
+
+    Raises:
+        ValueError: the layer has no such input.
 
     >>> from seplib import CP
     >>> layer = KANLayer(2, 3)
-    >>> CP([AdditiveFactor(layer, j, 2) for j in range(2)], scale=None).points(torch.zeros(4, 2)).shape
+    >>> CP([AdditiveFactor(layer, j) for j in range(2)], scale=None).points(torch.zeros(4, 2)).shape
     torch.Size([3, 4])
     """
 
-    def __init__(self, layer: KANLayer, j: int, rank: int):
+    def __init__(self, layer: KANLayer, j: int):
         super().__init__()
-        self.layer, self.j, self.rank = layer, j, rank
-
-    @property
-    def ensemble(self) -> int:
-        """Number of outputs of the layer, E."""
-        return self.layer.weight.shape[0]
+        self.ensemble, self.rank = layer.weight.shape
+        if not 0 <= j < self.rank:
+            raise ValueError(f"j must be between 0 and the layer's last input {self.rank - 1}, got {j}")
+        self.layer, self.j = layer, j
 
     def forward(self, x: Tensor) -> Float[Tensor, "E n R"]:
         """Factor matrix: ``(n,)`` to ``(E, n, R)`` (Eq. (2))."""

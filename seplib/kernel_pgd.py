@@ -40,7 +40,8 @@ class MSK:
     ``O(N^3)`` for the eigenpairs; a step ``4 k N`` for applying S.
 
     Raises:
-        ValueError: k out of range, update_every below 1, an unknown modulation or solver.
+        ValueError: k out of range, update_every below 1, an unknown modulation or solver; when called, a residual that does
+            not belong to the points.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class MSK:
         solver: str = "lanczos",
     ):
         self.model, self.points = model, as_points(axes)
-        check_modulation(k, len(self.points), "number of points", update_every, g)
+        check_modulation(k, len(self.points), "number of points", update_every, g, solver)
         self.k, self.update_every, self.g, self.solver = k, update_every, g, solver
         self.preconditioner: Preconditioner | None = None
 
@@ -63,9 +64,10 @@ class MSK:
 
     def __call__(self, residual: Tensor, iteration: int) -> Tensor:
         """Preconditioned residual ``S r``, of the residual's shape (Table 1)."""
+        flat = _flat(residual, self.points)
         if iteration % self.update_every == 0 or self.preconditioner is None:
             self.update()
-        return self.preconditioner.apply(residual.flatten(1), 0).view_as(residual)
+        return self.preconditioner.apply(flat, 0).view_as(residual)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Tensors that a checkpoint must hold to go on exactly (Sec. 4)."""
@@ -95,7 +97,8 @@ class IGA:
     Cost: an update ``O((N/p)^2 W L + (N/p)^3)``, a step ``4 k N / p`` for applying S_i.
 
     Raises:
-        ValueError: fewer than one batch or more batches than points, k out of range, an unknown modulation.
+        ValueError: fewer than one batch or more batches than points, k out of range, an unknown modulation; when called, a
+            residual that does not belong to the points.
     """
 
     def __init__(
@@ -119,13 +122,12 @@ class IGA:
 
     def __call__(self, residual: Tensor, iteration: int) -> Tensor:
         """Preconditioned residual of this iteration's batch, zero elsewhere (Table 1)."""
-        index = iteration % len(self.batches)
+        flat, index = _flat(residual, self.points), iteration % len(self.batches)
         rows = self.batches[index]
         made, preconditioner = self.preconditioners.get(index, (None, None))
         if made is None or iteration - made >= self.update_every:
             preconditioner = modulate(ntk.empirical(self.model, self.points[rows]), self.k, self.g)
             self.preconditioners[index] = (iteration, preconditioner)
-        flat = residual.flatten(1)
         result = torch.zeros_like(flat)
         result[:, rows] = len(self.batches) * preconditioner.apply(flat[:, rows], 0)
         return result.view_as(residual)
@@ -137,3 +139,11 @@ class IGA:
     def load_state_dict(self, state: dict[int, tuple[int, Tensor, Tensor]]) -> None:
         """Undo :meth:`state_dict`."""
         self.preconditioners = {i: (made, Preconditioner(*pair)) for i, (made, *pair) in state.items()}
+
+
+def _flat(residual: Tensor, points: Tensor) -> Tensor:
+    if residual[0].numel() != len(points):
+        raise ValueError(
+            f"this preconditioner was made for {len(points)} points, got a residual {tuple(residual.shape)}"
+        )
+    return residual.flatten(1)

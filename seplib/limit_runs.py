@@ -11,7 +11,7 @@ from scipy import stats
 from torch import Tensor
 
 from seplib import dynamics, limits, ntk
-from seplib.ntk_runs import cached, network, square
+from seplib.ntk_runs import cached, network, square, stack
 from seplib.settings import NtkLimitsSettings
 
 # Largest array of an ensemble, in elements: what is drawn and held at a time.
@@ -42,12 +42,9 @@ def seed_differences(
 
 def _seed_difference(width, rank, side, activation, seeds, seed, device) -> tuple[np.ndarray, np.ndarray]:
     _, X = square(side, device)
-    kernels = torch.cat(
-        [
-            ntk.empirical(network(width, rank, activation=activation, seed=one, dtype=X.dtype, device=device), X)
-            for one in range(seed, seed + seeds)
-        ]
-    )
+    shape = dict(activation=activation, dtype=X.dtype, device=device)
+    model = stack([network(width, rank, seed=one, **shape) for one in range(seed, seed + seeds)])
+    kernels = ntk.empirical(model, X)
     limit = limits.deterministic(activation, X)
     pairs = torch.linalg.matrix_norm(kernels[1:] - kernels[:-1]) / torch.linalg.matrix_norm(kernels[:-1])
     return dynamics.drift(limit, kernels).cpu().numpy(), pairs.cpu().numpy()

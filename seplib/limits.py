@@ -124,7 +124,7 @@ def sample_random(
         omega: frequency of "sine" and "cos".
 
     Returns:
-        ``(samples, N, N)``. Cost: ``2 D R (N + samples) N^2``-fold products, ``D samples R N`` numbers of memory.
+        ``(samples, N, N)``. Cost: ``4 D samples R N^2`` operations, ``O(samples (D R N + N^2))`` numbers of memory.
 
     Raises:
         ValueError: an unknown activation, points that are not ``(N, D)``, rank or samples below 1.

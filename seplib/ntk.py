@@ -40,8 +40,8 @@ def empirical(model: nn.Module, X: Tensor, X2: Tensor | None = None) -> Float[Te
         ``O(N (R + L W) + N^2)`` memory; the Jacobian's product would take ``2 N^2 P`` and ``N P``.
 
     Raises:
-        ValueError: X or X2 is not an array of D-dimensional points.
-        TypeError: not one of the four network types.
+        ValueError: X or X2 is not an array of D-dimensional points; one factor network in two places.
+        TypeError: not one of the four network types, or factors that are no :class:`seplib.FactorMLP`.
 
     >>> from seplib import CP, FactorMLP
     >>> model = CP([FactorMLP(3, width=4, depth=2) for _ in range(2)])
@@ -51,9 +51,9 @@ def empirical(model: nn.Module, X: Tensor, X2: Tensor | None = None) -> Float[Te
     """
     if not isinstance(model, CP | TT | Tucker | MLP):
         raise TypeError(f"the NTK is known for CP, TT, Tucker and MLP networks, got {type(model).__name__}")
-    left = _linearize(model, X)
+    networks, left = _networks(model), _linearize(model, X)
     right = left if X2 is None else _linearize(model, X2)
-    kernel = sum(_gram(net, a, b) for net, a, b in zip(_networks(model), left, right))
+    kernel = sum(_gram(net, a, b) for net, a, b in zip(networks, left, right))
     if isinstance(model, Tucker):  # the core is a parameter too: its gradient is the outer product of the values
         rows, columns = ([_value(f, tape) for f, (tape, _) in zip(model.factors, side)] for side in (left, right))
         kernel = kernel + math.prod(a @ b.mT for a, b in zip(rows, columns))
@@ -122,10 +122,10 @@ class _GridKernel(SymmetricOperator):
             raise TypeError(f"the grid's Kronecker form is that of a CP network, got {type(model).__name__}")
         check_axes(axes, len(model.factors))
         super().__init__(model.factors[0].ensemble, [x.numel() for x in axes])
-        self.factors, self.scale, self.axes = model.factors, model.scale, list(axes)
+        self.factors, self.scale, self.axes = _networks(model), model.scale, list(axes)
         with torch.no_grad():
-            self.tapes = [f.tape(f.encode(x)) for f, x in zip(model.factors, axes)]
-            self.values = [_value(f, tape) for f, tape in zip(model.factors, self.tapes)]
+            self.tapes = [f.tape(f.encode(x)) for f, x in zip(self.factors, axes)]
+            self.values = [_value(f, tape) for f, tape in zip(self.factors, self.tapes)]
         self.dtype, self.device = self.values[0].dtype, self.values[0].device
 
     @torch.no_grad()
@@ -142,7 +142,7 @@ class _GridKernel(SymmetricOperator):
     def dense(self) -> Float[Tensor, "E N N"]:
         """The matrix, literally as the sum of Kronecker products of Eq. (9) or (10), for any D. Small grids only.
 
-        Cost: ``2 R N^2 + 2 R^2 n_d^2 N / n_d`` operations a factor.
+        Cost of Eq. (9): ``2 R N^2 + 2 R^2 n_d N`` operations a factor; of Eq. (10): ``2 R (N / n_d)^2 + N^2``.
         """
         modes, total = len(self.sizes), 0
         for d, n in enumerate(self.sizes):
@@ -215,8 +215,8 @@ def grid(model: nn.Module, axes: Sequence[Tensor]) -> SymmetricOperator:
         ``2 (D + 2) R N + sum_d (4 n_d P + 2 n_d^2 (R + L W))`` operations for ``N = n_1 ... n_D`` points.
 
     Raises:
-        TypeError: not a CP network.
-        ValueError: the number or shape of the axes is wrong.
+        TypeError: not a CP network of :class:`seplib.FactorMLP` factors.
+        ValueError: the number or shape of the axes is wrong; one factor network in two places.
 
     >>> from seplib import CP, FactorMLP
     >>> model = CP([FactorMLP(3, width=4, depth=2) for _ in range(2)])
@@ -234,16 +234,7 @@ def pseudo_grid(model: nn.Module, axes: Sequence[Tensor]) -> SymmetricOperator:
     Every ``K_d^(r,s)`` of Lemma 3 is replaced by ``K_d / R`` for r = s, with K_d from :func:`pseudo`, and by 0 for
     r != s, so that D terms are left of Lemma 3's D R^2.
 
-    Args:
-        model: the CP network, with its weights of this moment.
-        axes: D tensors ``(n_d,)``.
-
-    Returns:
-        An operator as that of :func:`grid`. A product costs ``2 (D + 2) R N + 2 R sum_d n_d^2`` operations.
-
-    Raises:
-        TypeError: not a CP network.
-        ValueError: the number or shape of the axes is wrong.
+    Arguments, operator and errors as for :func:`grid`. A product costs ``2 (D + 2) R N + 2 R sum_d n_d^2`` operations.
 
     >>> from seplib import CP, FactorMLP
     >>> model = CP([FactorMLP(1, width=4, depth=2) for _ in range(2)])
@@ -255,7 +246,12 @@ def pseudo_grid(model: nn.Module, axes: Sequence[Tensor]) -> SymmetricOperator:
 
 
 def _networks(model: nn.Module) -> list[EnsembleMLP]:
-    return [model] if isinstance(model, MLP) else list(model.factors)
+    networks = [model] if isinstance(model, MLP) else list(model.factors)
+    if foreign := [type(f).__name__ for f in networks if not isinstance(f, EnsembleMLP)]:
+        raise TypeError(f"the NTK is known for factors of type FactorMLP, got {foreign[0]}")
+    if len(set(networks)) < len(networks):
+        raise ValueError("Lemma 1 needs factors that share no parameters, got one network in two places")
+    return networks
 
 
 def _linearize(model: nn.Module, X: Tensor) -> list[tuple[Tape, Tensor]]:

@@ -4,7 +4,7 @@ Sweeps return plain arrays or tables. With ``$SEPLIB_CACHE`` set a finished swee
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import joblib
@@ -30,6 +30,14 @@ def network(
     generator = torch.Generator().manual_seed(seed) if isinstance(seed, int) else seed
     shape = dict(width=width, depth=2, activation=activation, omega=omega, parametrization="ntk") | kwargs
     return CP([FactorMLP(rank, generator=generator, **shape) for _ in range(dims)])
+
+
+def stack(models: Sequence[nn.Module]) -> nn.Module:
+    """Join networks of one shape along the ensemble axis, to be passed through all at once; the first one is changed."""
+    with torch.no_grad():
+        for first, *others in zip(*(model.parameters() for model in models)):
+            first.data = torch.cat([first, *others])
+    return models[0]
 
 
 def square(side: int, device: torch.device | str = "cpu", dims: int = 2) -> tuple[list[Tensor], Tensor]:
@@ -149,11 +157,9 @@ def pseudo_errors(settings: NtkExactSettings, seed: int, device: torch.device) -
 
 def _pseudo_error(width, rank, side, activation, seeds, seed, device) -> np.ndarray:
     axes, X = square(side, device)
-    errors = []
-    for one in range(seed, seed + seeds):
-        model = network(width, rank, activation=activation, seed=one, dtype=torch.float64, device=device)
-        errors.append(dynamics.drift(ntk.empirical(model, X), ntk.pseudo_grid(model, axes).dense()).item())
-    return np.array(errors)
+    shape = dict(activation=activation, dtype=X.dtype, device=device)
+    model = stack([network(width, rank, seed=one, **shape) for one in range(seed, seed + seeds)])
+    return dynamics.drift(ntk.empirical(model, X), ntk.pseudo_grid(model, axes).dense()).cpu().numpy()
 
 
 def cached(function: Callable, **settings) -> Any:

@@ -61,13 +61,12 @@ def top_eigenpairs(K: Tensor, k: int, solver: str = "full") -> tuple[Float[Tenso
             method, a few dozen products with K, ``O(k n^2)``, see :meth:`seplib.operators.SymmetricOperator.eigsh`.
 
     Raises:
-        ValueError: an unknown solver.
+        ValueError: k out of range, an unknown solver.
 
     >>> top_eigenpairs(torch.diag(torch.tensor([8., 4., 1.]))[None], 2, "lanczos")[0].round(decimals=4)
     tensor([[8., 4.]])
     """
-    if solver not in SOLVERS:
-        raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {solver!r}")
+    check_modulation(k, K.shape[-1], "kernel's size", solver=solver)
     if solver == "lanczos":
         return KroneckerOperator([[K]]).eigsh(k)
     values, vectors = torch.linalg.eigh(K)
@@ -91,7 +90,7 @@ def modulate(K: Tensor, k: int, g: str = "flat", solver: str = "full") -> Precon
         The preconditioner. Cost: one symmetric eigendecomposition a copy, ``O(n^3)``, or a Lanczos iteration.
 
     Raises:
-        ValueError: k out of range, an unknown modulation, K not square or not symmetric.
+        ValueError: k out of range, an unknown modulation or solver, K not square or not symmetric.
 
     >>> S = modulate(torch.diag(torch.tensor([8., 4., 1.]))[None], k=2)
     >>> S.dense()[0].diagonal()
@@ -99,17 +98,13 @@ def modulate(K: Tensor, k: int, g: str = "flat", solver: str = "full") -> Precon
     """
     if K.ndim != 3 or K.shape[1] != K.shape[2]:
         raise ValueError(f"a kernel must have shape (E, n, n), got {tuple(K.shape)}")
-    n = K.shape[-1]
-    if not 1 <= k <= n:
-        raise ValueError(f"k must be between 1 and the kernel's size n = {n}, got {k}")
-    if g not in MODULATIONS:
-        raise ValueError(f"modulation g must be one of {', '.join(MODULATIONS)}, got {g!r}")
+    check_modulation(k, K.shape[-1], "kernel's size", g=g, solver=solver)
     if not K.is_meta:  # a meta tensor has no values to look at
         _check_symmetric(K)
     values, vectors = top_eigenpairs(K, k, solver)
     values = values.clamp_min(torch.finfo(K.dtype).eps * values[:, :1])
     target = values[:, -1:] if g == "flat" else values.sqrt()
-    return Preconditioner(vectors, 1 - target / values)
+    return Preconditioner(vectors, (1 - target / values).nan_to_num())  # 0/0 in a kernel of zeros: S = I
 
 
 def _check_symmetric(K: Tensor) -> None:
@@ -224,8 +219,10 @@ class SepPGD:
             iteration: number of updates made so far.
         """
         if tuple(residual.shape[1:]) != self.shape:
-            kind = "points" if self.scattered else "grid"
-            raise ValueError(f"SepPGD was made for a {kind} of {self.shape}, got a residual {tuple(residual.shape)}")
+            kind = "scattered points" if self.scattered else "a grid"
+            raise ValueError(
+                f"SepPGD was made for {kind} of shape {self.shape}, got a residual {tuple(residual.shape)}"
+            )
         preconditioners = self.current(iteration)
         if not self.scattered:
             return kronecker_sum(residual, preconditioners)
@@ -238,8 +235,10 @@ class SepPGD:
         return self.preconditioners
 
     def operator(self) -> KroneckerOperator:
-        """The matrix ``S~ = sum_d I x ... S_d ... x I`` of Lemma 2 in force, as a linear operator on a grid."""
+        """The ``S~`` in force as a linear operator: ``sum_d I x ... S_d ... x I`` on a grid (Lemma 2), ``sum_d S_d`` at points."""
         matrices = [p.dense() for p in self.preconditioners or self.current(0)]
+        if self.scattered:
+            return KroneckerOperator([[S] for S in matrices])
         identities = [torch.eye(S.shape[-1], dtype=S.dtype, device=S.device).expand_as(S) for S in matrices]
         terms = [[S if d == e else identities[d] for d, S in enumerate(matrices)] for e in range(len(matrices))]
         return KroneckerOperator(terms)
@@ -253,11 +252,13 @@ class SepPGD:
         self.preconditioners = [Preconditioner(*pair) for pair in state["preconditioners"]]
 
 
-def check_modulation(k: int, points: int, what: str, update_every: int, g: str) -> None:
+def check_modulation(
+    k: int, points: int, what: str, update_every: int = 1, g: str = "flat", solver: str = "full"
+) -> None:
     """Refuse settings that no kernel of this size can serve (Sec. 4).
 
     Raises:
-        ValueError: k out of range, update_every below 1, an unknown modulation.
+        ValueError: k out of range, update_every below 1, an unknown modulation or solver.
     """
     if not 1 <= k <= points:
         raise ValueError(f"k must be between 1 and the {what}, {points} points, got {k}")
@@ -265,3 +266,5 @@ def check_modulation(k: int, points: int, what: str, update_every: int, g: str) 
         raise ValueError(f"update_every must be at least 1, got {update_every}")
     if g not in MODULATIONS:
         raise ValueError(f"modulation g must be one of {', '.join(MODULATIONS)}, got {g!r}")
+    if solver not in SOLVERS:
+        raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {solver!r}")

@@ -179,7 +179,13 @@ _PROFILES = {
         ),
         seppgd_spectrum=SpectrumSettings(instances=200, points=16, rank=32, width=48, k=4, iterations=60),
         complexity=ComplexitySettings(
-            sizes={2: (6, 8, 12, 16), 3: (4, 5, 6, 7)}, rank=8, width=16, k=4, batches=4, repeats=1
+            sizes={2: (6, 8, 12, 16), 3: (4, 5, 6, 7)},
+            epoch_sizes={2: (16, 32, 64), 3: (6, 9, 12)},
+            rank=8,
+            width=16,
+            k=4,
+            batches=4,
+            repeats=1,
         ),
     ),
     "paper": Profile(
@@ -300,7 +306,13 @@ _PROFILES = {
         ),
         seppgd_spectrum=SpectrumSettings(instances=200, points=30, rank=100, width=200, k=5, iterations=500),
         complexity=ComplexitySettings(
-            sizes={2: (12, 16, 24, 32, 44), 3: (5, 6, 8, 10, 12)}, rank=100, width=200, k=5, batches=4, repeats=3
+            sizes={2: (12, 16, 24, 32, 44), 3: (5, 6, 8, 10, 12)},
+            epoch_sizes={2: (64, 128, 256, 512), 3: (16, 24, 32, 48, 64)},
+            rank=100,
+            width=200,
+            k=5,
+            batches=4,
+            repeats=3,
         ),
     ),
 }

@@ -31,6 +31,10 @@ def analytic_bound(maximum: float, rho: float, rank: int) -> float:
     return 2 * maximum * rho ** (1 - rank) / (rho - 1)
 
 
+def _ellipses(largest: float) -> np.ndarray:
+    return 1 + (largest - 1) * np.linspace(0.05, 0.999, 60)
+
+
 def best_analytic_bound(f: Callable, rank: int, largest: float) -> float:
     """Least :func:`analytic_bound` over ellipses inside the largest one (Sec. A.1.2).
 
@@ -39,8 +43,7 @@ def best_analytic_bound(f: Callable, rank: int, largest: float) -> float:
         rank: R >= 1.
         largest: rho of an ellipse inside which f is analytic in x for every y in [-1, 1].
     """
-    ellipses = 1 + (largest - 1) * np.linspace(0.05, 0.999, 60)
-    return min(analytic_bound(ellipse_maximum(f, rho), rho, rank) for rho in ellipses)
+    return min(analytic_bound(ellipse_maximum(f, rho), rho, rank) for rho in _ellipses(largest))
 
 
 def ellipse_maximum(f: Callable, rho: float, points: int = 400) -> float:
@@ -60,6 +63,9 @@ def sobolev_bound(variation: float, order: int, rank: int) -> float:
         variation: V, for the worst y.
         order: k >= 1.
         rank: R.
+
+    Raises:
+        ValueError: an order below 1.
 
     >>> round(sobolev_bound(2.0, 1, 12), 4)
     0.1273
@@ -86,14 +92,33 @@ def total_degree_bound(maximum: float, rho: float, dims: int, degree: int) -> tu
     Returns:
         Rank and error bound; the error is ``exp(-c R^(1/(D-1)))`` up to powers of R.
 
+    Raises:
+        ValueError: rho not above 1, fewer than 2 dimensions, or a negative degree.
+
     >>> total_degree_bound(1.0, 2.0, 2, 2)
     (3, 0.5)
     """
-    _check(rho, degree + 1)
+    _check(rho, 1)
+    if dims < 2 or degree < 0:
+        raise ValueError(f"dims must be at least 2 and degree at least 0, got {dims} and {degree}")
     s = dims - 1
     shells = range(degree + 1, degree + 1 + math.ceil(60 / math.log(rho)))  # the rest is below rounding
     tail = math.fsum(math.comb(j + s - 1, s - 1) * rho**-j for j in shells)
     return math.comb(degree + s, s), 2**s * maximum * tail
+
+
+def best_total_degree_bound(
+    maximum: Callable[[float], float], dims: int, degree: int, largest: float
+) -> tuple[int, float]:
+    """Least :func:`total_degree_bound` over ellipses inside the largest one (Sec. A.1.2).
+
+    Args:
+        maximum: of rho, a bound of ``|f|`` over the product of the ellipses.
+        dims: D >= 2.
+        degree: m >= 0.
+        largest: rho of ellipses inside whose product f is analytic.
+    """
+    return min(total_degree_bound(maximum(rho), rho, dims, degree) for rho in _ellipses(largest))
 
 
 def _check(rho: float, rank: int) -> None:

@@ -61,7 +61,7 @@ class RidgeRun:
 
         In kernel ridge regression both give the same iterates, since the kernel is that of the initial weights.
         """
-        updates = 1 if update_every is None else 1 + self.iterations // update_every
+        updates = 1 if update_every is None else np.maximum(1, -(-self.iterations // update_every))
         return self.iterations * self.step + updates * self.construction
 
 

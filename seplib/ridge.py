@@ -168,13 +168,15 @@ def ridge_weights(K: Tensor, targets: Tensor, gamma: float, S: Tensor | None = N
         S: ``(N, N)`` symmetric positive definite preconditioner; the identity if None.
 
     Raises:
-        ValueError: a negative ridge.
+        ValueError: a negative ridge, targets that are not ``(E, N)``.
 
     >>> ridge_weights(torch.tensor([[3.]]), torch.tensor([[2.]]), gamma=1.0)
     tensor([[0.5000]])
     """
-    if gamma < 0:
+    if not gamma >= 0:
         raise ValueError(f"the ridge gamma must not be negative, got {gamma}")
+    if targets.ndim != 2 or targets.shape[1] != len(K):
+        raise ValueError(f"the targets must be (E, {len(K)}) for this kernel, got {tuple(targets.shape)}")
     identity = torch.eye(len(K), dtype=K.dtype, device=K.device)
     if S is None:
         return torch.linalg.solve(K + gamma * identity, targets.mT).mT

@@ -21,8 +21,8 @@ from seplib import claims, metrics
 from seplib.factors import FactorMLP, FourierFeatures
 from seplib.preconditioning import SepPGD
 from seplib.separable import CP
-from seplib.settings import ImageRankSettings, ImageSettings
-from seplib.targets import ImageTarget, truncate
+from seplib.settings import ImageSettings
+from seplib.targets import ImageTarget
 from seplib.training import Callback, History, State, fit
 
 # Version of the numbers, not of the code: raise it when a change makes any run end differently. tests/test_runs.py holds
@@ -133,69 +133,6 @@ def image_cases(table: pd.DataFrame, gains: dict[str, np.ndarray]) -> dict[str, 
         cases[f"{name}: gain positive"] = gain.mean() > 0
         cases[f"{name}: less error at high frequency"] = high.loc[name, "SepPGD"] < high.loc[name, "SepNN"]
     return {name: bool(holds) for name, holds in cases.items()}
-
-
-def rank_study(target: ImageTarget, settings: ImageRankSettings, seed: int, device: torch.device) -> pd.DataFrame:
-    """Error of networks of one rank on images of growing rank, beside the best possible error (Table 8).
-
-    Args:
-        target: the image; its SVD is cut to each of the settings' ranks.
-        settings: of the profile.
-        seed: of the initial weights.
-        device: where to compute.
-
-    Returns:
-        One row a data rank and method: relative error ``||Z - Y|| / ||Y||``, mean squared error on [0, 1] and its root, PSNR in
-        dB, the Eckart-Young floor of the relative error, the seconds of training.
-    """
-    rows = []
-    for rank in settings.data_ranks:
-        values = truncate(target.values, rank)
-        floor = metrics.eckart_young(values, settings.run.rank)
-        for method in METHODS:
-            run = fit_image(values, method, settings.run, seed, device)
-            mse = 10 ** (-run.psnr[-1] / 10)
-            rows.append(
-                {
-                    "data rank": rank,
-                    "method": method,
-                    "relative error": (mse / values.double().square().mean().item()) ** 0.5,
-                    "floor": floor,
-                    "MSE": mse,
-                    "RMSE": mse**0.5,
-                    "PSNR": run.psnr[-1],
-                    "seconds": run.history.seconds[-1],
-                }
-            )
-    return pd.DataFrame(rows)
-
-
-def rank_cases(table: pd.DataFrame) -> dict[str, bool]:
-    """The cases of the claim ``table-8``: trend in the data rank for each method, order of the methods at each rank (Table 8)."""
-    errors = table.pivot(index="data rank", columns="method", values="relative error")
-    cases = {f"{method}: error grows with the rank": errors[method].is_monotonic_increasing for method in METHODS}
-    cases |= {f"rank {rank}: SepPGD lower": row.SepPGD < row.SepNN for rank, row in errors.iterrows()}
-    return {name: bool(holds) for name, holds in cases.items()}
-
-
-def rank_errors(table: pd.DataFrame) -> dict[str, float]:
-    """Relative errors of :func:`rank_study` by "method, rank" (Table 8)."""
-    return dict(zip(_rank_names(table), table["relative error"]))
-
-
-def rank_printed(table: pd.DataFrame) -> dict[str, float | None]:
-    """What the paper prints for the same methods and ranks, None where it prints nothing (Table 8)."""
-    printed = {}
-    for name, method, rank in zip(_rank_names(table), table.method, table["data rank"]):
-        try:
-            printed[name] = claims.printed("table-8", method, str(rank))
-        except KeyError:
-            printed[name] = None
-    return printed
-
-
-def _rank_names(table: pd.DataFrame) -> pd.Series:
-    return table.method + ", rank " + table["data rank"].astype(str)
 
 
 def fit_image(

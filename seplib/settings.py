@@ -311,13 +311,15 @@ class ComplexitySettings:
     """Cost of the preconditioners against n (Table 1, Remark 4, Sec. A.1.1).
 
     Attributes:
-        sizes: n by number of dimensions D.
+        sizes: n by number of dimensions D, for the preconditioners.
+        epoch_sizes: the same for the epochs of SepNN and MLP.
         rank, width, k: of the network and the preconditioners, fixed while n grows.
         batches: number of mini-batches p of IGA.
         repeats: timed repetitions, the least counts.
     """
 
     sizes: dict[int, tuple[int, ...]]
+    epoch_sizes: dict[int, tuple[int, ...]]
     rank: int
     width: int
     k: int

@@ -140,6 +140,7 @@ class StreamedResidual:
             return [factors[d] @ self._gram_product(without=(d,)) - self._data[d] for d in modes]
         preconditioners = self.preconditioner.current(iteration)
         if self._made_for is not preconditioners:
+            self._compressed.clear()  # the old ones go before the new ones come
             self._compressed = [
                 tensorops.mode_product(self.target, p.vectors.mT, d) for d, p in enumerate(preconditioners)
             ]

@@ -127,5 +127,5 @@ def hidden_layer(activation: str, centres: Tensor) -> tuple[Tensor, Tensor]:
         slopes = torch.ones_like(centres)
         slopes[-1] = 0
         return slopes, torch.where(slopes == 0, 1.0, -centres)
-    slopes = _OVERLAP / torch.gradient(torch.arange(len(centres), dtype=centres.dtype), spacing=(centres,))[0] ** -1
+    slopes = _OVERLAP * torch.gradient(torch.arange(len(centres), dtype=centres.dtype), spacing=(centres,))[0]
     return slopes, -slopes * centres

@@ -1,8 +1,10 @@
 """Theorem 1 as a program: certificates checked again by other code, limits, and what a polynomial cannot do."""
 
 import dataclasses
+import importlib.util
 import itertools
 import math
+import pathlib
 
 import dense
 import hypothesis.strategies as st
@@ -23,6 +25,7 @@ from seplib import (
     gallery,
     interpolation,
     rates,
+    settings,
     univariate,
 )
 from seplib.expansions import FORMS
@@ -85,8 +88,14 @@ def test_the_certificate_is_what_other_code_measures(built):
         for series, factor, (a, b) in zip(g.factors, model.factors, BOX_3):
             x = torch.linspace(a, b, 3001, dtype=torch.float64)
             pairs.append((series(x)[0], factor(x)[0]))
-        X = interpolation.random_points(BOX_3, 2000, torch.Generator().manual_seed(9))
-        gap = (g.points(X) - model.points(X)).abs().max().item()
+        X = interpolation.random_points(BOX_3, 100_000, torch.Generator().manual_seed(1))
+        wanted, network, series = bell_3(*X.T), model.points(X)[0], g.points(X)[0]
+        axes = [torch.linspace(a, b, n) for (a, b), n in zip(BOX_3, c.grid)]
+        on_grid = (bell_3(*torch.meshgrid(*axes, indexing="ij")) - model.grid(axes)[0]).abs().max().item()
+    gap = (series - network).abs().max().item()
+    assert c.error_random == pytest.approx((wanted - network).abs().max().item(), rel=1e-6)
+    assert c.error_grid == pytest.approx(on_grid, rel=1e-6)
+    assert (wanted - series).abs().max().item() <= c.expansion_error * 1.001
     M = max(max(s.abs().max().item(), n.abs().max().item()) for s, n in pairs)
     delta = max((s - n).abs().max().item() for s, n in pairs)
     assert pytest.approx(M, rel=1e-4) == c.M
@@ -115,8 +124,34 @@ def test_the_certificate_is_what_other_code_measures(built):
 
 def test_the_grid_is_finer_than_the_construction(built):
     _, c = built
-    assert all(points > degree + 1 for points, degree in zip(c.grid, c.degrees))
+    assert all(points > 2 * (degree + 1) for points, degree in zip(c.grid, c.degrees))
     assert c.random == 100_000
+
+
+def test_a_certificate_judges_by_all_that_was_measured(built):
+    _, c = built
+    assert c.expansion_error < c.eps / 2 and c.bound < c.eps / 2
+    assert dataclasses.replace(c, error_grid=7.0).error == dataclasses.replace(c, error_random=7.0).error == 7.0
+    assert not dataclasses.replace(c, gap=1.01 * c.bound).bound_holds
+    assert not dataclasses.replace(c, bound=c.eps).closed
+    assert not dataclasses.replace(c, expansion_error=c.eps).closed
+
+
+def test_the_benchmark_fails_when_a_certificate_or_the_clock_does(built, monkeypatch, capsys):
+    path = pathlib.Path(__file__).parent / "bench" / "bench_approximation.py"
+    spec = importlib.util.spec_from_file_location("bench_approximation", path)
+    bench = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(bench)
+    model, c = built
+    good = dataclasses.replace(c, error_grid=0.0, error_random=0.0)
+    cases = [(1.0, {}, 0), (0.0, {}, 1), (1.0, dict(error_random=1e-4), 1)]
+    cases += [(1.0, dict(gap=2 * c.bound), 1), (1.0, dict(expansion_error=c.eps), 1)]
+    for limit, change, code in cases:
+        monkeypatch.setattr(bench, "LIMIT", limit)
+        answer = model, dataclasses.replace(good, **change)
+        monkeypatch.setattr(bench.approximation, "approximate", lambda *_, answer=answer: answer)
+        assert bench.main() == code, (limit, change)
+    assert "FAILED" in capsys.readouterr().out
 
 
 @given(st.lists(st.tuples(st.floats(-2, 2), st.floats(-2, 2)), min_size=2, max_size=6))
@@ -143,8 +178,15 @@ def test_the_bound_holds_for_bad_fits_too_and_falls_in_proportion_to_delta():
 @pytest.mark.parametrize("activation", activations.NAMES)
 def test_every_activation_gets_below_a_hundredth(activation):
     model, c = approximation.approximate(bell, BOX, 1e-2, "CP", activation)
-    assert c.error < 1e-2 and c.bound_holds and c.activation == activation
+    assert c.error < 1e-2 and c.bound_holds and c.bound < c.eps / 2 and c.activation == activation
     assert model.factors[0].activation.name == activation
+
+
+@pytest.mark.parametrize("eps", [0.05, 0.03, 0.02])
+def test_the_networks_keep_to_their_half(eps):
+    """ReLU's bound falls by four with each doubling, so that one of three accuracies lies between bound and its double."""
+    _, c = approximation.approximate(bell, BOX, eps, "CP", "relu")
+    assert c.bound < eps / 2
 
 
 def test_relu_falls_with_the_square_of_the_width():
@@ -152,6 +194,18 @@ def test_relu_falls_with_the_square_of_the_width():
     g = interpolation.expand(bell, BOX, 1e-4, "CP")
     curve = gallery.width_curve(g, "relu", (16, 64))
     assert math.log(curve.delta[0] / curve.delta[1], 4) > 1.6
+
+
+def test_neurons_move_to_where_the_factor_is_steep():
+    """tanh(30 x) on [-1, 1]: an even layout leaves errors of 1e-2 (tanh) and 6e-2 (ReLU) at this width."""
+    g = interpolation.expand(lambda x, y: torch.tanh(30 * x) * y, [(-1.0, 1.0)] * 2, 1e-6, "CP")
+    assert gallery.width_curve(g, "tanh", (64,)).delta[0] < 1e-3
+    assert gallery.width_curve(g, "relu", (64,)).delta[0] < 2e-2
+
+
+def test_least_squares_go_down_to_rounding():
+    g = interpolation.expand(bell, BOX, 1e-6, "CP")
+    assert gallery.width_curve(g, "tanh", (128,)).delta[0] < 1e-10
 
 
 def test_a_polynomial_activation_stalls_where_tanh_goes_on():
@@ -192,11 +246,17 @@ def test_six_dimensions_without_a_six_dimensional_grid(form):
         (dict(form="HOSVD"), "form must be one of CP, TT, Tucker, got 'HOSVD'"),
         (dict(activation="swish"), "activation must be one of sine, .* got 'swish'"),
         (dict(domain=[(0.0, 1.0)]), "the domain must have at least 2 intervals, got 1"),
+        (dict(f=lambda x, y: torch.exp(1j * x * y)), "f must have real values, got torch.complex128"),
         (dict(f=lambda x, y: torch.log(x - 5)), r"f must be finite on the box, but f\(.*\) is not"),
         (dict(max_rank=1), "ranks up to 1: CP rank 2 are needed"),
         (dict(max_width=16, eps=1e-4), "out of reach with tanh: CP rank [3-6] and width 16 give factor errors of"),
+        (dict(max_width=12, eps=1e-4), "CP rank [3-6] and width 12 give factor errors of"),
         (dict(eps=1e-15), "an error of 5e-16 is out of reach in float64, where f alone is rounded by"),
         (dict(f=lambda x, y: (x > 0.1) * y, max_degree=256), r"degree above 256 in dimension 1: .* still lose"),
+        (
+            dict(f=lambda x, y: bell(x, y) + ((x - 0.1234).abs() < 5e-5)),
+            r"an error of 0\.005 is out of reach: the Chebyshev expansion stays at an error of 1\.0e\+00",
+        ),
     ],
 )
 def test_errors_name_the_value_and_how_far_it_got(change, message):
@@ -205,8 +265,27 @@ def test_errors_name_the_value_and_how_far_it_got(change, message):
         approximation.approximate(**arguments)
 
 
-def test_one_argument_functions_are_taken_as_points():
-    model, _ = approximation.approximate(lambda X: X[:, 0] * X[:, 1], [(0.0, 1.0)] * 2, 1e-2)
+def test_the_certificate_finds_what_the_expansion_was_not_checked_at():
+    x = interpolation.random_points(BOX, 100_000, torch.Generator().manual_seed(1))[7, 0]
+    with pytest.raises(ValueError, match=r"error is \d\.\de\+00 at points that the expansion was not checked at"):
+        approximation.approximate(lambda a, b: bell(a, b) + (a == x), BOX, 1e-2)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("value", [0.0, 7.5])
+def test_constants_have_rank_one(form, value):
+    _, c = approximation.approximate(lambda x, y: 0 * x + value, BOX, 1e-2, form)
+    assert c.error < 1e-2 and set(c.ranks) == {1}
+
+
+def test_the_largest_width_is_kept():
+    _, c = approximation.approximate(lambda x, y: x + y, BOX, 0.5, max_width=10)
+    assert c.width <= 10
+
+
+@pytest.mark.parametrize("f", [lambda X: X[:, 0] * X[:, 1], lambda X, by=1.0: torch.nn.Parameter(by * X).prod(1)])
+def test_one_argument_functions_are_taken_as_points(f):
+    model, _ = approximation.approximate(f, [(0.0, 1.0)] * 2, 1e-2)
     assert abs(model.points(torch.tensor([[0.5, 0.5]], dtype=torch.float64)).item() - 0.25) < 1e-2
 
 
@@ -248,6 +327,21 @@ def test_the_sobolev_bound_stands_above_the_error_of_the_cut_series():
             assert error >= rates.sobolev_bound(2.0, 1, R) / 20
 
 
+def test_the_best_ellipse_gives_the_least_bound_and_the_error_stays_below():
+    """1 / (1 + x^2 + y^2 + z^2) is at most 1 / (1 - 2 b^2) on ellipses with short half-axis b."""
+
+    def maximum(rho):
+        return 1 / (1 - (rho - 1 / rho) ** 2 / 2)
+
+    largest = (2**0.5 + 6**0.5) / 2
+    curve = gallery.rank_curve(gallery.FUNCTIONS["bump-3"], "CP", (1, 3, 6))
+    for degree, error in enumerate(curve.error):
+        rank, bound = rates.best_total_degree_bound(maximum, 3, degree, largest)
+        assert rank == curve.R[degree] and error <= bound
+        for rho in (1.2, 1.5, 1.8):
+            assert bound <= 1.05 * rates.total_degree_bound(maximum(rho), rho, 3, degree)[1]
+
+
 def test_the_total_degree_bound_is_the_sum_of_the_shells():
     rank, bound = rates.total_degree_bound(3.0, 1.5, 4, 5)
     assert rank == sum(1 for k in itertools.product(range(6), repeat=3) if sum(k) <= 5)
@@ -257,6 +351,15 @@ def test_the_total_degree_bound_is_the_sum_of_the_shells():
     assert rates.total_degree_bound(1.0, 3.0, 2, 4)[1] == pytest.approx(rates.analytic_bound(1.0, 3.0, 5))
 
 
+def test_the_best_ellipse_is_the_best():
+    """|z y| is largest at the ellipse's end, (rho + 1 / rho) / 2, and y = 1."""
+    f = lambda z, y: z * y  # noqa: E731
+    assert rates.ellipse_maximum(f, 3.0) == pytest.approx(5 / 3)
+    ellipses = np.linspace(1.2, 2.99, 40)
+    best = rates.best_analytic_bound(f, 4, 3.0)
+    assert best <= 1.01 * min(rates.analytic_bound((rho + 1 / rho) / 2, rho, 4) for rho in ellipses)
+
+
 def test_rates_refuse_what_they_cannot_bound():
     with pytest.raises(ValueError, match="rho must be above 1, got 1"):
         rates.analytic_bound(1.0, 1.0, 3)
@@ -264,6 +367,9 @@ def test_rates_refuse_what_they_cannot_bound():
         rates.analytic_bound(1.0, 2.0, 0)
     with pytest.raises(ValueError, match="order must be at least 1, got 0"):
         rates.sobolev_bound(1.0, 0, 3)
+    for dims, degree in ((1, 3), (2, -1)):
+        with pytest.raises(ValueError, match=f"at least 2 and degree at least 0, got {dims} and {degree}"):
+            rates.total_degree_bound(1.0, 2.0, dims, degree)
     assert rates.sobolev_bound(1.0, 2, 3) == math.inf
 
 
@@ -280,6 +386,14 @@ def test_the_survey_covers_every_case():
     assert gallery.certificate_cases(table, "TT") == {"cosine, eps 0.1": True, "cosine, eps 0.01": True}
     table.loc[table.form == "TT", "bound holds"] = False
     assert not any(gallery.certificate_cases(table, "TT").values())
+
+
+def test_the_closure_table_adds_and_multiplies_the_ranks():
+    table = gallery.closure_table(["cosine", "crease"], 0.1).set_index("form")
+    for _, row in table.iterrows():
+        g, h, total, product = (np.array(row[name].split(), int) for name in ("g", "h", "g + h", "g h"))
+        assert (total == g + h).all() and (product == g * h).all()
+    assert (table["largest error"] < 1e-12).all() and list(table.index) == list(FORMS)
 
 
 def test_dense_agreement_of_grid_and_points(built):
@@ -305,9 +419,19 @@ def test_activation_cases_judge_the_last_octave_above_rounding():
         }
     )
     assert gallery.activation_cases(curves) == {"tanh: falls": True, "z^2: stalls": True}
-    curves.loc[6, "slope"] = -0.3
+    curves.loc[6, "slope"] = -0.04
+    assert gallery.activation_cases(curves)["z^2: stalls"]
+    curves.loc[6, "slope"] = -0.06
     curves.loc[2, "slope"] = 0.0
     assert gallery.activation_cases(curves) == {"tanh: falls": False, "z^2: stalls": False}
+
+
+def test_trained_networks_stand_above_the_floor_of_their_rank():
+    small = settings.RateSettings(ranks=(1,), trained_ranks=(1, 3), size=12, iterations=150, seeds=2)
+    table = gallery.trained_curve("cosine", small, 5, torch.device("cpu"))
+    assert list(zip(table.R, table.seed)) == [(1, 5), (1, 6), (3, 5), (3, 6)]
+    assert (table.error > table.floor).all() and table.floor[0] > table.floor[2]
+    assert (table.error < 0.9).all()
 
 
 @pytest.mark.parametrize("activation", ["relu", "leaky_relu", "sine", "cos"])

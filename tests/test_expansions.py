@@ -156,6 +156,29 @@ def test_at_two_dimensions_the_cut_is_the_best_one():
         assert (cut - matrix).norm().item() == pytest.approx(singular[3:].norm().item(), rel=1e-6)
 
 
+def coefficients(g) -> torch.Tensor:
+    """Coefficients of an expansion of three variables, all of them."""
+    a, b, c = (f.coefficients for f in g.factors)
+    if isinstance(g, CP):
+        return torch.einsum("ir,jr,kr->ijk", a, b, c)
+    if isinstance(g, TT):
+        return torch.einsum("ir,jrs,ks->ijk", a, b.unflatten(1, g.ranks), c)
+    return torch.einsum("rst,ir,js,kt->ijk", g.core.detach()[0], a, b, c)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@given(st.integers(0, 1000), st.floats(0.05, 3))
+@settings(max_examples=25)
+def test_a_cut_keeps_to_its_tolerance(form, seed, tolerance):
+    """With orthonormal series the norm of the coefficients is the core's; Tucker is cut once, the others twice."""
+    generator = torch.Generator().manual_seed(seed)
+    core = torch.randn(1, 6, 5, 4, dtype=torch.float64, generator=generator)
+    series = [torch.linalg.qr(torch.randn(8, n, dtype=torch.float64, generator=generator))[0] for n in core.shape[1:]]
+    g = expansions.tucker([ChebyshevFactor(c, i) for c, i in zip(series, BOX)], core)
+    error = (coefficients(compression.compress(g, form, tolerance)) - coefficients(g)).norm().item()
+    assert error <= tolerance * (1 if form == "Tucker" else math.sqrt(2)) + 1e-12
+
+
 def test_the_degree_follows_the_function():
     g = interpolation.interpolate(lambda x, y: x**5 * (1 + y), [(-1.0, 1.0), (2.0, 3.0)], 1e-12)
     assert [len(c.coefficients) for c in g.factors] == [6, 2]
@@ -190,13 +213,20 @@ def test_bad_functions_and_boxes_are_named(f, domain, message):
         interpolation.interpolate(f, domain, 1e-3)
 
 
-def test_limits_say_how_far_it_got():
+def test_limits_say_how_far_it_got(monkeypatch):
     kink = lambda x, y: (x - 0.3).abs() + y  # noqa: E731
     with pytest.raises(ValueError, match=r"degree above 64 in dimension 1: cut at \d+, .* still lose \d\.\de-0\d"):
         interpolation.interpolate(kink, [(-1.0, 1.0)] * 2, 1e-4, max_degree=64)
+    with pytest.raises(ValueError, match=r"degree above 3 in dimension 1: cut at 1, "):
+        interpolation.interpolate(lambda x, y: torch.cos(x * y), [(-1.0, 1.0)] * 2, 1e-6, max_degree=3)
     with pytest.raises(ValueError, match=r"ranks up to 2: CP rank [3-9] are needed"):
         interpolation.expand(lambda x, y: torch.exp(-4 * (x - y) ** 2), [(-1.0, 1.0)] * 2, 1e-3, "CP", max_rank=2)
     with pytest.raises(ValueError, match="eps must be positive and finite, got 0"):
         interpolation.expand(kink, [(-1.0, 1.0)] * 2, 0, "CP")
     with pytest.raises(ValueError, match="form must be one of"):
         interpolation.expand(kink, [(-1.0, 1.0)] * 2, 1.0, "cp")
+    monkeypatch.setattr(interpolation, "CORE", 3)
+    with pytest.raises(
+        ValueError, match=r"f has multilinear ranks \(2, 2\) at this accuracy, a core of more than 3 entries"
+    ):
+        interpolation.interpolate(lambda x, y: x + y, [(-1.0, 1.0)] * 2, 1e-3)

@@ -43,7 +43,7 @@ def test_layer_is_its_formula(inputs, generator):
 @pytest.mark.parametrize("inputs", [2, 3, 5])
 def test_layer_is_a_cp_network_of_rank_d(inputs, generator):
     layer = KANLayer(inputs, 4, generator=generator)
-    model = CP([AdditiveFactor(layer, j, inputs) for j in range(inputs)], scale=None)
+    model = CP([AdditiveFactor(layer, j) for j in range(inputs)], scale=None)
     X = torch.rand(9, inputs, generator=generator) * 2 - 1
     agree(model.points(X).detach(), layer(X).mT.detach())
     axes = [torch.rand(n, generator=generator) * 2 - 1 for n in range(2, inputs + 2)]
@@ -55,7 +55,7 @@ def test_gradients_reach_the_layer_through_the_network(generator):
     layer = KANLayer(3, 2, generator=generator)
     X = torch.rand(9, 3, generator=generator) * 2 - 1
     direct = torch.autograd.grad(layer(X).sin().sum(), list(layer.parameters()))
-    model = CP([AdditiveFactor(layer, j, 3) for j in range(3)], scale=None)
+    model = CP([AdditiveFactor(layer, j) for j in range(3)], scale=None)
     for ours, theirs in zip(torch.autograd.grad(model.points(X).sin().sum(), list(layer.parameters())), direct):
         agree(ours, theirs)
 
@@ -63,6 +63,10 @@ def test_gradients_reach_the_layer_through_the_network(generator):
 def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match=r"sizes must be positive, got 0, 1, 5 and degree 3"):
         KANLayer(0, 1)
+    with pytest.raises(ValueError, match=r"points of shape \(N, 2\), got \(5, 1\)"):
+        KANLayer(2, 1)(torch.zeros(5, 1))
+    with pytest.raises(ValueError, match=r"j must be between 0 and the layer's last input 1, got 2"):
+        AdditiveFactor(KANLayer(2, 1), 2)
     with pytest.raises(ValueError, match=r"degree 2 needs at least 4 knots and must not be negative, got 3"):
         spline_basis(torch.zeros(1), torch.arange(3.0), 2)
     with pytest.raises(ValueError, match=r"the knots must rise strictly"):

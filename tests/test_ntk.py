@@ -195,6 +195,13 @@ def test_refusals():
         ntk.empirical(model, points(5, 2), axes[0])
     with pytest.raises(TypeError, match="CP, TT, Tucker and MLP networks, got Linear"):
         ntk.empirical(torch.nn.Linear(2, 1), points(5, 2))
+    foreign = torch.nn.Linear(1, 3)
+    foreign.rank, foreign.ensemble = 3, 1
+    for build in (lambda m: ntk.empirical(m, points(5, 2)), lambda m: ntk.grid(m, axes)):
+        with pytest.raises(TypeError, match="factors of type FactorMLP, got Linear"):
+            build(CP([foreign, foreign]))
+        with pytest.raises(ValueError, match="share no parameters, got one network in two places"):
+            build(CP([model.factors[0]] * 2))
     with pytest.raises(TypeError, match="CP network, got MLP"):
         ntk.grid(MLP(2, width=4, depth=2, dtype=F64), axes)
     with pytest.raises(ValueError, match="takes 2 axes"):

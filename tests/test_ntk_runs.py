@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import stats
 
-from seplib import dynamics_runs, limit_runs, metrics, ntk_figures, ntk_runs, profiles
+from seplib import CP, FactorMLP, dynamics_runs, limit_runs, metrics, ntk, ntk_figures, ntk_runs, profiles
 
 CPU = torch.device("cpu")
 EXACT = dataclasses.replace(
@@ -42,6 +42,12 @@ def test_top_spectra_are_those_of_the_dense_kernels():
     found = ntk_runs.top_spectra(EXACT, 0, CPU)
     assert set(found) == {"exact", "pseudo"}
     assert all(values.shape == (3,) and (np.diff(values) <= 0).all() for values in found.values())
+    generator = torch.Generator().manual_seed(0)
+    model = CP([FactorMLP(6, width=6, depth=3, generator=generator) for _ in range(2)])
+    axes = [torch.linspace(-1, 1, 8)] * 2
+    for name, operator in {"exact": ntk.grid(model, axes), "pseudo": ntk.pseudo_grid(model, axes)}.items():
+        slow = torch.linalg.eigvalsh(operator.dense())[0].flip(-1)[:3]
+        assert found[name] == pytest.approx(slow.numpy(), rel=1e-9)
 
 
 def test_pseudo_errors_fall_with_the_width():
@@ -67,6 +73,12 @@ def test_the_spread_of_wide_networks_is_the_predicted_one():
     settings = dataclasses.replace(LIMITS, ranks=(4,), rank_width=512)
     _, (spread,) = limit_runs.spreads(settings, 0, CPU)
     assert spread == pytest.approx(limit_runs.predicted_spread(LIMITS, 4), rel=0.12)
+
+
+def test_networks_come_in_batches_and_none_is_missing_or_too_many(monkeypatch):
+    X = torch.tensor(limit_runs.TEST_POINTS)
+    monkeypatch.setattr(limit_runs, "_BATCH", 4 * 8 * len(X))  # four networks of width 8 at a time
+    assert [len(K) for K in limit_runs.kernels(8, 2, X, 10, "tanh", 0)] == [4, 4, 2]
 
 
 def test_the_comparison_notices_a_wrong_mean_variance_or_law():
@@ -103,6 +115,17 @@ def test_drifts_and_decay():
     assert decay.measured.shape[1:] == (1, 3)
     assert torch.equal(decay.measured[0], torch.ones_like(decay.measured[0]))
     assert decay.predicted[-1].max() <= 0.1
+
+
+def test_seeds_in_one_pass_are_the_seeds_one_by_one():
+    together = dynamics_runs.drifts(TRAINING, 4, CPU)
+    alone = [dynamics_runs.drifts(dataclasses.replace(TRAINING, seeds=1), 4 + i, CPU) for i in range(TRAINING.seeds)]
+    for name, values in together.items():
+        assert np.allclose(values, np.concatenate([one[name] for one in alone]), rtol=1e-10, atol=0)
+    both = ntk_runs.stack([ntk_runs.network(5, 3, activation="tanh", seed=i) for i in (2, 9)])
+    X = torch.rand(4, 2)
+    for copy, i in zip(ntk.empirical(both, X), (2, 9)):
+        assert torch.allclose(copy, ntk.empirical(ntk_runs.network(5, 3, activation="tanh", seed=i), X)[0], rtol=1e-12)
 
 
 def test_the_residual_starts_with_one_amplitude_in_every_mode():

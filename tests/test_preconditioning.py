@@ -52,13 +52,15 @@ def test_scattered_gradient_equals_the_summed_preconditioner(dims, g, scale, mak
     target = random(2, 9, seed=2)
     values = model.points(X)
     residual = values.detach() - target
-    values.backward(SepPGD(model, X, k=3, g=g)(residual, 0))
+    method = SepPGD(model, X, k=3, g=g)
+    values.backward(method(residual, 0))
     slow = 0
     S = [modulation(pseudo_ntk(f, X[:, d]), 3, g) for d, f in enumerate(model.factors)]
     for e in range(2):
         J = jacobian(cp_value(model, X)[e], list(model.parameters()))
         slow = slow + J.T @ sum(matrices[e] for matrices in S) @ residual[e]
     agree(gradient(model), slow)
+    agree(method.operator().dense(), sum(S))
 
 
 def test_fit_takes_scattered_points(make_cp):
@@ -132,9 +134,10 @@ def test_a_streamed_step_forms_nothing_of_the_grids_size(make_cp):
 # --- the whole kernel: MSK and IGA ------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("g", preconditioning.MODULATIONS)
 @pytest.mark.parametrize("solver", preconditioning.SOLVERS)
 @pytest.mark.parametrize("kind", ["cp grid", "cp points", "mlp grid", "mlp points"])
-def test_msk_gradient_equals_the_explicit_one(kind, solver, make_cp, make_mlp):
+def test_msk_gradient_equals_the_explicit_one(kind, solver, g, make_cp, make_mlp):
     model, axes = make_cp((5, 4))
     if kind.startswith("mlp"):
         model = make_mlp(2)
@@ -142,20 +145,21 @@ def test_msk_gradient_equals_the_explicit_one(kind, solver, make_cp, make_mlp):
     X = grid_points(axes) if kind.endswith("grid") else inputs
     output = model.grid(inputs) if kind.endswith("grid") else model.points(inputs)
     residual = random(*output.shape)
-    output.backward(MSK(model, inputs, k=4, solver=solver)(residual, 0))
+    output.backward(MSK(model, inputs, k=4, g=g, solver=solver)(residual, 0))
     slow = 0
     for e in range(2):
         J = jacobian(model.points(X)[e], list(model.parameters()))
         K = J @ J.T
-        S = modulation(K[None], 4, "flat")[0]
+        S = modulation(K[None], 4, g)[0]
         slow = slow + J.T @ S @ residual[e].flatten()
     agree(gradient(model), slow, 1e-9)
 
 
-def test_iga_serves_one_batch_after_the_other(make_cp):
+@pytest.mark.parametrize("g", preconditioning.MODULATIONS)
+def test_iga_serves_one_batch_after_the_other(g, make_cp):
     model, axes = make_cp((6, 4))
     X = grid_points(axes)
-    method = IGA(model, axes, batches=3, k=2, update_every=2, generator=torch.Generator().manual_seed(0))
+    method = IGA(model, axes, batches=3, k=2, update_every=2, g=g, generator=torch.Generator().manual_seed(0))
     batches = [set(rows.tolist()) for rows in method.batches]
     assert set().union(*batches) == set(range(24)) and sum(map(len, batches)) == 24
     R = random(2, 6, 4)
@@ -164,7 +168,7 @@ def test_iga_serves_one_batch_after_the_other(make_cp):
         result = method(R, iteration).flatten(1)
         for e in range(2):
             J = jacobian(cp_value(model, X)[e], list(model.parameters()))[rows]
-            S = modulation((J @ J.T)[None], 2, "flat")[0]
+            S = modulation((J @ J.T)[None], 2, g)[0]
             agree(result[e, rows], 3 * S @ R[e].flatten()[rows], 1e-9)
         rest = torch.ones(24, dtype=torch.bool)
         rest[rows] = False
@@ -216,6 +220,15 @@ def test_every_method_resumes_to_the_same_numbers(method, make_cp, tmp_path):
     assert run(11, path) == whole
 
 
+def test_msk_asks_for_the_solver_named(make_cp, monkeypatch):
+    model, axes = make_cp((5, 4))
+    asked, original = [], preconditioning.top_eigenpairs
+    monkeypatch.setattr(preconditioning, "top_eigenpairs", lambda *args: asked.append(args[-1]) or original(*args))
+    for solver in preconditioning.SOLVERS:
+        MSK(model, axes, k=2, solver=solver).update()
+    assert tuple(asked) == preconditioning.SOLVERS
+
+
 @pytest.mark.parametrize("k", [1, 3, 20])
 def test_lanczos_finds_the_top_of_the_spectrum(k):
     K = torch.stack([psd(90, 0), psd(90, 1)])
@@ -229,11 +242,9 @@ def test_lanczos_finds_the_top_of_the_spectrum(k):
 @given(seed=st.integers(0, 10_000), n=st.integers(3, 8), k=st.integers(1, 8), g=st.sampled_from(["flat", "sqrt"]))
 def test_the_preconditioner_is_positive_definite(seed, n, k, g):
     """Without that the weighted loss of the next test were no norm."""
-    if g == "sqrt":
-        return
-    S = modulate(psd(n, seed)[None], min(k, n), g).dense()
-    values = torch.linalg.eigvalsh(S)
-    assert values.min() > 0 and values.max() <= 1 + 1e-12
+    values = torch.linalg.eigvalsh(modulate(psd(n, seed)[None], min(k, n), g).dense())
+    assert values.min() > 0
+    assert g == "sqrt" or values.max() <= 1 + 1e-12
 
 
 @given(seed=st.integers(0, 10_000))
@@ -261,12 +272,13 @@ def test_proposition_msk_never_worsens_the_condition_number(seed, k):
 
 @given(seed=st.integers(0, 10_000), k=st.integers(1, 3), sizes=st.sampled_from([(4, 5), (3, 4, 3)]))
 def test_proposition_kronecker_sum_kernel(seed, k, sizes):
-    """For K = sum_d I x K_d x I the condition number moves by a factor between 1/(2D) and D, whatever k < n is."""
+    """For K = sum_d I x K_d x I the condition number moves by a factor between (D - 1)/D^2 and D, whatever k is."""
     kernels = [psd(n, seed + d) + 0.01 * torch.eye(n) for d, n in enumerate(sizes)]
-    S = kronecker_sum([modulate(K[None], min(k, n - 1)).dense()[0] for K, n in zip(kernels, sizes)])
+    S = kronecker_sum([modulate(K[None], k).dense()[0] for K in kernels])
     K = kronecker_sum(kernels)
     after, before = (condition(K, S), condition(K, torch.eye(len(K))))
-    assert before / (2 * len(sizes)) * (1 - 1e-9) <= after <= len(sizes) * before * (1 + 1e-9)
+    D = len(sizes)
+    assert (D - 1) / D**2 * before * (1 - 1e-9) <= after <= D * before * (1 + 1e-9)
 
 
 @given(seed=st.integers(0, 10_000), k=st.integers(1, 3), sizes=st.sampled_from([(4, 5), (3, 4, 3)]))
@@ -349,9 +361,9 @@ def test_bad_arguments_are_named(make_cp, make_mlp):
         SepPGD(model, torch.zeros(9, 3))
     with pytest.raises(ValueError, match=r"k must be between 1 and the number of points, 9 points, got 10"):
         SepPGD(model, X, k=10)
-    with pytest.raises(ValueError, match=r"made for a grid of \(5, 4\), got a residual \(2, 9\)"):
+    with pytest.raises(ValueError, match=r"made for a grid of shape \(5, 4\), got a residual \(2, 9\)"):
         SepPGD(model, axes, k=2)(torch.zeros(2, 9), 0)
-    with pytest.raises(ValueError, match=r"made for a points of \(9,\), got a residual \(2, 5, 4\)"):
+    with pytest.raises(ValueError, match=r"made for scattered points of shape \(9,\), got a residual \(2, 5, 4\)"):
         SepPGD(model, X, k=2)(torch.zeros(2, 5, 4), 0)
     with pytest.raises(ValueError, match=r"k must be between 1 and the number of points, 20 points, got 21"):
         MSK(model, axes, k=21)
@@ -360,7 +372,14 @@ def test_bad_arguments_are_named(make_cp, make_mlp):
     with pytest.raises(ValueError, match=r"k must be between 1 and the smallest batch, 6 points, got 7"):
         IGA(model, axes, batches=3, k=7)
     with pytest.raises(ValueError, match=r"solver must be one of full, lanczos, got 'qr'"):
+        MSK(model, axes, k=2, solver="qr")
+    with pytest.raises(ValueError, match=r"solver must be one of full, lanczos, got 'qr'"):
         modulate(torch.eye(3)[None], 1, solver="qr")
+    with pytest.raises(ValueError, match=r"k must be between 1 and the kernel's size, 3 points, got 0"):
+        top_eigenpairs(torch.eye(3)[None], 0)
+    for method in (MSK(model, axes, k=2), IGA(model, axes, k=2)):
+        with pytest.raises(ValueError, match=r"made for 20 points, got a residual \(2, 6, 5\)"):
+            method(torch.zeros(2, 6, 5), 0)
     target = torch.zeros(2, 5, 4)
     with pytest.raises(TypeError, match=r"only a CP network can be streamed, got MLP"):
         fit(make_mlp(2), axes, target, streamed=True)

@@ -2,11 +2,13 @@
 
 import re
 import tomllib
+from importlib.metadata import metadata
 from pathlib import Path
 
 import nbformat
 import pytest
 import yaml
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -36,6 +38,19 @@ def test_every_dependency_is_pinned_and_environment_yml_agrees():
     assert {normalised(name) for name in listed} == declared()
     assert {normalised(name): version for name, version in listed.items()} == {n: pins[n] for n in declared()}
     assert pins["torch"] == "2.13.0"
+
+
+def test_every_pin_installs_on_the_oldest_python_the_readme_names():
+    """Some packages need a later patch release; `make book` would then stop on a distribution's own Python 3.11."""
+    oldest = re.match(
+        r">=([0-9.]+)$", tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+    )
+    refused = []
+    for name in lock():
+        wanted = metadata(name).get("Requires-Python")
+        if wanted and not SpecifierSet(wanted).contains(f"{oldest[1]}.0"):
+            refused.append(f"{name} {wanted}")
+    assert not refused
 
 
 def test_there_are_notebooks():

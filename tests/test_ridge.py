@@ -139,3 +139,5 @@ def test_bad_arguments_are_named(make_cp):
         linear.points(torch.zeros(5, 3))
     with pytest.raises(ValueError, match=r"gamma must not be negative, got -1"):
         ridge_weights(torch.eye(2), torch.ones(1, 2), -1.0)
+    with pytest.raises(ValueError, match=r"targets must be \(E, 2\) for this kernel, got \(1, 3\)"):
+        ridge_weights(torch.eye(2), torch.ones(1, 3), 1.0)

@@ -48,6 +48,11 @@ def test_eigenvalues_lost_in_rounding_cannot_turn_the_sign():
     assert (S.damping >= 0).all() and (S.damping <= 1).all()
 
 
+@pytest.mark.parametrize("g", preconditioning.MODULATIONS)
+def test_a_kernel_of_zeros_is_left_alone(g):
+    assert torch.equal(modulate(torch.zeros(1, 3, 3), 2, g).dense()[0], torch.eye(3))
+
+
 @pytest.mark.parametrize("scale", ["rank", None])
 @pytest.mark.parametrize("g", preconditioning.MODULATIONS)
 @pytest.mark.parametrize("sizes", SIZES)
@@ -124,7 +129,7 @@ def test_bad_arguments_are_named(make_cp):
         SepPGD(model, axes[:1], k=2)
     with pytest.raises(TypeError, match=r"SepPGD preconditions a CP network, got MLP"):
         SepPGD(MLP(2, width=4, depth=2), axes)
-    with pytest.raises(ValueError, match=r"k must be between 1 and the kernel's size n = 3, got 0"):
+    with pytest.raises(ValueError, match=r"k must be between 1 and the kernel's size, 3 points, got 0"):
         modulate(torch.eye(3)[None], 0)
     with pytest.raises(ValueError, match=r"shape \(E, n, n\), got \(3, 3\)"):
         modulate(torch.eye(3), 1)

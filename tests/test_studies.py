@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from dense import agree, jacobian
+from dense import agree, grid_points, jacobian, kronecker_sum, modulation, pseudo_ntk
 
 from seplib import (
     CP,
@@ -104,7 +104,9 @@ def test_exponents_are_slopes():
 
 
 def test_every_part_of_every_method_is_measured():
-    settings = ComplexitySettings(sizes={2: (4, 6, 8)}, rank=3, width=4, k=2, batches=2, repeats=1)
+    settings = ComplexitySettings(
+        sizes={2: (4, 6, 8)}, epoch_sizes={2: (4, 6, 8)}, rank=3, width=4, k=2, batches=2, repeats=1
+    )
     with torch.random.fork_rng():
         costs = complexity.measure(settings, 0, CPU)
     slopes = complexity.exponents(costs).set_index(["method", "part"]).exponent
@@ -176,7 +178,7 @@ def test_exact_solutions_depend_on_the_preconditioner():
 def test_updates_are_charged_as_often_as_they_happen():
     run = synthetic(1.0, 7.0, 0.1)
     assert run.seconds()[-1] == 107
-    assert run.seconds(update_every=10)[:3].tolist() == [7, 24, 41]
+    assert run.seconds(update_every=10)[:3].tolist() == [7, 17, 34]
 
 
 def test_ridge_runs_repeat_and_their_errors_fall():
@@ -188,6 +190,32 @@ def test_ridge_runs_repeat_and_their_errors_fall():
         assert run.train[-1].sum() < run.train[0].sum()
     with pytest.raises(ValueError, match=r"method must be one of MLP, .*, got 'GD'"):
         regression.ridge_run("GD", settings, 0, CPU)
+
+
+@pytest.mark.parametrize("method", regression.KRR_METHODS)
+def test_a_ridge_run_is_adam_on_the_problem_written_out(method):
+    """Eq. (15) with its feature matrix: decay, preconditioner, k and test grid of each method show in the errors."""
+    changes = dict(points=6, rank=4, width=6, k_msk=6, k_seppgd=3, iterations=20, mlp_iterations=20)
+    settings = ridge_settings(**changes, learning_rate=1e-2, weight_decay=10.0)
+    run = regression.ridge_run(method, settings, 1, CPU)
+    data = regression.ridge_data(settings, 1, CPU, torch.float64)
+    network = regression.ridge_network(method, settings, 1, CPU, torch.float64)
+    phi, new = (
+        jacobian(network.points(grid_points(axes)), list(network.parameters())) for axes in (data.axes, data.test_axes)
+    )
+    S = torch.eye(36)
+    if method.endswith("(MSK)"):
+        S = modulation((phi @ phi.T)[None], 6, "flat")[0]
+    elif method.endswith("(SepPGD)"):
+        S = kronecker_sum([modulation(pseudo_ntk(f, x), 3, "flat")[0] for f, x in zip(network.factors, data.axes)])
+    theta = torch.zeros(6, phi.shape[1], requires_grad=True)
+    optimizer = torch.optim.Adam([theta], 1e-2, weight_decay=10.0)
+    for _ in range(20):
+        theta.grad = (theta.detach() @ phi.T - data.target.flatten(1)) @ S @ phi
+        optimizer.step()
+    for ours, features_, target in ((run.train, phi, data.target), (run.test, new, data.test_target)):
+        slow = (theta.detach() @ features_.T - target.flatten(1)).square().mean(1)
+        assert ours[-1] == pytest.approx(slow.numpy(), rel=1e-2)
 
 
 def test_noise_is_on_the_training_values_only():
@@ -209,6 +237,20 @@ def test_scattered_runs_repeat_and_are_tabulated():
     assert len(table) == 6 and table.f1[1] == pytest.approx(np.mean([r.test[-1, 0] for r in runs["SepNN"]]))
     with pytest.raises(ValueError, match=r"method must be one of SepNN, .*, got 'IGA'"):
         scattered.scattered_run("IGA", settings, 0, CPU)
+
+
+def test_a_scattered_run_starts_from_its_seed_and_is_tested_at_new_points():
+    base = vars(profiles.get("smoke").non_grid)
+    settings = ScatteredSettings(**(base | dict(points=40, tested=50, rank=4, width=6, iterations=10)))
+    run = scattered.scattered_run("SepNN", settings, 3, CPU)
+    generator = torch.Generator().manual_seed(1003)
+    X, new = (2 * torch.rand(n, 2, generator=generator) - 1 for n in (40, 50))
+    generator = torch.Generator().manual_seed(3)
+    model = CP([FactorMLP(4, width=6, depth=3, omega=30.0, ensemble=3, generator=generator) for _ in range(2)])
+    for ours, P in ((run.train, X), (run.test, new)):
+        values = torch.stack([f(*P.unbind(1)) for f in regression.FUNCTIONS.values()])
+        slow = (model.points(P) - values).square().mean(1)
+        assert ours[0] == pytest.approx(slow.detach().numpy(), rel=1e-4)
 
 
 # --- equivalence ------------------------------------------------------------------------------------------------------

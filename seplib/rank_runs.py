@@ -1,0 +1,111 @@
+"""Networks of one rank on images of growing rank (Table 8)."""
+
+import math
+
+import pandas as pd
+import torch
+
+from seplib import claims, metrics
+from seplib.runs import METHODS, fit_image
+from seplib.settings import ImageRankSettings
+from seplib.targets import ImageTarget, truncate
+
+
+def root_mean_square_error(psnr: float) -> float:
+    """What a PSNR in dB means on [0, 1] (Table 8).
+
+    >>> root_mean_square_error(20.0)
+    0.1
+    """
+    return 10 ** (-psnr / 20)
+
+
+def readings(image: ImageTarget) -> pd.DataFrame:
+    """Two readings of Table 8's numbers beside Table 3, whose runs of rank 100 are those of its last column.
+
+    Args:
+        image: whose root mean square turns one reading into the other.
+
+    Returns:
+        One row a method: the PSNR that Table 3 prints, what it is as a root mean squared error and as a relative error on this
+        image; what Table 8 prints at full rank; and the PSNR that its first column would be as a mean squared error.
+    """
+    size = image.values.double().square().mean().sqrt().item()
+    rows = []
+    for method in METHODS:
+        psnr = claims.printed("table-3", method, "100", varied="rank R")
+        error = root_mean_square_error(psnr)
+        last = claims.printed("table-8", method, "500")
+        first = -10 * math.log10(claims.printed("table-8", method, "100"))
+        rows.append(
+            {
+                "method": method, "Table 3, PSNR": psnr, "RMSE": error, "relative error": error / size, "Table 8": last,
+                "Table 8 as MSE, PSNR": first,
+            }
+        )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def study(target: ImageTarget, settings: ImageRankSettings, seed: int, device: torch.device) -> pd.DataFrame:
+    """Error of networks of one rank on images of growing rank, beside the best possible error (Table 8).
+
+    Args:
+        target: the image; its SVD is cut to each of the settings' ranks.
+        settings: of the profile.
+        seed: of the initial weights.
+        device: where to compute.
+
+    Returns:
+        One row a data rank and method: relative error ``||Z - Y|| / ||Y||`` after the last iteration, and that of the best one,
+        the root of the mean squared error on [0, 1], PSNR in dB, the Eckart-Young floor of the relative error, the seconds of
+        training.
+    """
+    rows = []
+    for rank in settings.data_ranks:
+        values = truncate(target.values, rank)
+        floor = metrics.eckart_young(values, settings.run.rank)
+        size = values.double().square().mean().sqrt().item()
+        for method in METHODS:
+            run = fit_image(values, method, settings.run, seed, device)
+            error = root_mean_square_error(run.psnr[-1])
+            rows.append(
+                {
+                    "data rank": rank,
+                    "method": method,
+                    "relative error": error / size,
+                    "best": root_mean_square_error(run.psnr.max()) / size,
+                    "floor": floor,
+                    "RMSE": error,
+                    "PSNR": run.psnr[-1],
+                    "seconds": run.history.seconds[-1],
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def cases(table: pd.DataFrame) -> dict[str, bool]:
+    """The cases of the claim ``table-8``: trend in the data rank for each method, order of the methods at each rank (Table 8)."""
+    curves = table.pivot(index="data rank", columns="method", values="relative error")
+    held = {f"{method}: error grows with the rank": curves[method].is_monotonic_increasing for method in METHODS}
+    held |= {f"rank {rank}: SepPGD lower": row.SepPGD < row.SepNN for rank, row in curves.iterrows()}
+    return {name: bool(holds) for name, holds in held.items()}
+
+
+def errors(table: pd.DataFrame) -> dict[str, float]:
+    """Relative errors of :func:`study` by "method, rank" (Table 8)."""
+    return dict(zip(_rank_names(table), table["relative error"]))
+
+
+def printed(table: pd.DataFrame) -> dict[str, float | None]:
+    """What the paper prints for the same methods and ranks, None where it prints nothing (Table 8)."""
+    found: dict[str, float | None] = {}
+    for name, method, rank in zip(_rank_names(table), table.method, table["data rank"]):
+        try:
+            found[name] = claims.printed("table-8", method, str(rank))
+        except KeyError:
+            found[name] = None
+    return found
+
+
+def _rank_names(table: pd.DataFrame) -> pd.Series:
+    return table.method + ", rank " + table["data rank"].astype(str)
