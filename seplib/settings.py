@@ -1,6 +1,7 @@
 """What each notebook can be told: one frozen dataclass a notebook, values in :mod:`seplib.profiles` (Sec. A.12)."""
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,19 @@ class ImageSettings:
     frequency: float = 0.0
     g: str = "flat"
     eps: float = 1e-8
+
+
+@dataclass(frozen=True)
+class ReadingSettings:
+    """What Sec. A.12 leaves open of the image experiment (Tables 2-7).
+
+    Attributes:
+        run: the reading of reference.
+        readings: name to what it changes.
+    """
+
+    run: ImageSettings
+    readings: dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
