@@ -26,7 +26,7 @@ rule all:
 rule notebook:
     input:
         notebook="notebooks/{name}.ipynb",
-        library=sorted(Path("seplib").glob("*.*")),
+        library=sorted(path for path in Path("seplib").rglob("*.*") if path.suffix != ".pyc"),
     output:
         notebook=f"results/{PROFILE}/{{name}}.ipynb",
         record=f"results/{PROFILE}/{{name}}/record.json",

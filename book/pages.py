@@ -2,7 +2,6 @@
 
 import ast
 import html
-import importlib
 import json
 import math
 import pkgutil
@@ -302,7 +301,8 @@ _ORDER = "tensorops activations factors separable approximation ntk limits dynam
 
 def modules() -> list[str]:
     """Public modules of the library, in the paper's order."""
-    names = [m.name for m in pkgutil.iter_modules(seplib.__path__) if not m.name.startswith("_")]
+    found = [module.name.removeprefix("seplib.") for module in pkgutil.walk_packages(seplib.__path__, "seplib.")]
+    names = [name for name in found if not name.startswith("_")]
     order = _ORDER.split()
     return sorted(names, key=lambda n: (order.index(n) if n in order else len(order), n))
 
@@ -311,8 +311,6 @@ def api(root: Path, staged: Path) -> str:
     """One section of autodoc for each public module."""
     sections = []
     for name in modules():
-        headline = (importlib.import_module(f"seplib.{name}").__doc__ or "").strip().split("\n")[0]
-        headline = re.sub(r" *\([^()]*(?:\([^()]*\)[^()]*)*\)(?=\W*$)", "", headline).rstrip(".")
         sections.append(
             f"(api-{name})=\n## seplib.{name}\n\n```{{eval-rst}}\n.. automodule:: seplib.{name}\n   :members:\n```\n"
         )

@@ -20,8 +20,8 @@ from seplib.factors import FactorMLP
 from seplib.kernel_pgd import IGA, MSK, as_points
 from seplib.plotting import COLOURS
 from seplib.preconditioning import SepPGD, modulate
+from seplib.profiles.preconditioning import ComplexitySettings
 from seplib.separable import CP, MLP
-from seplib.settings import ComplexitySettings
 
 METHODS = ("GD", "MSK", "IGA", "SepPGD")
 

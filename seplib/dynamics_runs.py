@@ -9,8 +9,8 @@ from torch import Tensor
 
 from seplib import dynamics, limits, ntk
 from seplib.ntk_runs import cached, network, square, stack
+from seplib.profiles.kernels import NtkTrainingSettings
 from seplib.separable import MLP
-from seplib.settings import NtkTrainingSettings
 
 
 def drifts(settings: NtkTrainingSettings, seed: int, device: torch.device) -> dict[str, np.ndarray]:

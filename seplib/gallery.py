@@ -15,8 +15,8 @@ from seplib.activations import Activation
 from seplib.approximation import Certificate
 from seplib.expansions import FORMS, Interval, Model
 from seplib.factors import FactorMLP
+from seplib.profiles.approximation import RateSettings
 from seplib.separable import CP, MLP
-from seplib.settings import RateSettings
 from seplib.training import fit
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from seplib import dynamics, limits, ntk
 from seplib.ntk_runs import cached, network, square, stack
-from seplib.settings import NtkLimitsSettings
+from seplib.profiles.kernels import NtkLimitsSettings
 
 # Largest array of an ensemble, in elements: what is drawn and held at a time.
 _BATCH = 1 << 22

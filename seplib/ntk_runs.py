@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from seplib import dynamics, ntk
 from seplib.factors import FactorMLP
+from seplib.profiles.kernels import NtkExactSettings
 from seplib.separable import CP, MLP, TT, Tucker
-from seplib.settings import NtkExactSettings
 
 # Version of the numbers, not of the code: raise it when a change makes any sweep end differently.
 NUMERICS = 1
@@ -33,7 +33,7 @@ def network(
 
 
 def stack(models: Sequence[nn.Module]) -> nn.Module:
-    """Join networks of one shape along the ensemble axis, to be passed through all at once; the first one is changed."""
+    """Join networks of one shape along the ensemble axis, ten seeds in one pass (Fig. 1); the first one is changed."""
     with torch.no_grad():
         for first, *others in zip(*(model.parameters() for model in models)):
             first.data = torch.cat([first, *others])

@@ -6,8 +6,8 @@ import pandas as pd
 import torch
 
 from seplib import claims, metrics
+from seplib.profiles.images import ImageRankSettings
 from seplib.runs import METHODS, fit_image
-from seplib.settings import ImageRankSettings
 from seplib.targets import ImageTarget, truncate
 
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from seplib.factors import FactorMLP
 from seplib.kernel_pgd import MSK, as_points
 from seplib.preconditioning import SepPGD
+from seplib.profiles.preconditioning import RidgeSettings
 from seplib.ridge import Linearised
 from seplib.separable import CP, MLP
-from seplib.settings import RidgeSettings
 from seplib.targets import f1, f2, f3
 from seplib.training import State, fit
 

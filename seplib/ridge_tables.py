@@ -14,9 +14,9 @@ from seplib import ntk
 from seplib.kernel_pgd import MSK, as_points
 from seplib.plotting import band
 from seplib.preconditioning import SepPGD
+from seplib.profiles.preconditioning import RidgeSettings
 from seplib.regression import CASES, RidgeRun, ridge_data, ridge_network
 from seplib.ridge import ridge_weights
-from seplib.settings import RidgeSettings
 
 
 def closed_forms(settings: RidgeSettings, seed: int, device: torch.device) -> pd.DataFrame:

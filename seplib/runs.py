@@ -20,8 +20,8 @@ import torch
 from seplib import claims, metrics
 from seplib.factors import FactorMLP, FourierFeatures
 from seplib.preconditioning import SepPGD
+from seplib.profiles.images import ImageSettings
 from seplib.separable import CP
-from seplib.settings import ImageSettings
 from seplib.targets import ImageTarget
 from seplib.training import Callback, History, State, fit
 

@@ -12,9 +12,9 @@ import torch
 from seplib.factors import FactorMLP
 from seplib.kernel_pgd import MSK
 from seplib.preconditioning import SepPGD
+from seplib.profiles.preconditioning import ScatteredSettings
 from seplib.regression import FUNCTIONS
 from seplib.separable import CP
-from seplib.settings import ScatteredSettings
 from seplib.training import State, fit
 
 METHODS = ("SepNN", "SepNN (MSK)", "SepNN (SepPGD)")

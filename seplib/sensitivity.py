@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from seplib import claims, metrics
+from seplib.profiles.images import ImageSettings, ReadingSettings, SensitivitySettings
 from seplib.runs import ImageRun, fit_image
-from seplib.settings import ImageSettings, ReadingSettings, SensitivitySettings
 
 # Row of Table 5 to what it changes. Networks without a periodic activation start from PyTorch's own initial law: SIREN's
 # divides by a frequency that they do not have.

@@ -16,9 +16,9 @@ from seplib.factors import FactorMLP
 from seplib.kernel_pgd import MSK, as_points
 from seplib.plotting import COLOURS
 from seplib.preconditioning import SepPGD, modulate
+from seplib.profiles.preconditioning import SpectrumSettings
 from seplib.ridge import features
 from seplib.separable import CP
-from seplib.settings import SpectrumSettings
 from seplib.targets import f3
 from seplib.training import fit
 

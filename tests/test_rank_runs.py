@@ -32,7 +32,7 @@ def test_truncation_is_the_best_of_its_rank_and_the_floor_says_how_good():
 
 def test_a_study_stands_above_the_floor_and_names_its_cases():
     small = dataclasses.replace(profiles.get("smoke").image_rank.run, rank=3, width=8, k=4, iterations=3)
-    settings = profiles.ImageRankSettings(data_ranks=(2, 6), run=small)
+    settings = profiles.images.ImageRankSettings(data_ranks=(2, 6), run=small)
     table = rank_runs.study(image(), settings, 0, torch.device("cpu"))
     assert list(table["data rank"]) == [2, 2, 6, 6] and list(table.method) == ["SepNN", "SepPGD"] * 2
     assert (table["relative error"] > table.floor).all()

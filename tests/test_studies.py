@@ -21,9 +21,9 @@ from seplib import (
     scattered,
     spectra,
 )
+from seplib.profiles.preconditioning import ComplexitySettings, RidgeSettings, ScatteredSettings
 from seplib.regression import CASES, RidgeRun
 from seplib.ridge import features
-from seplib.settings import ComplexitySettings, RidgeSettings, ScatteredSettings
 
 CPU = torch.device("cpu")
 

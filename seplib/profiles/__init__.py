@@ -1,0 +1,68 @@
+"""What a profile means, notebook by notebook: the one place for experimental settings (Sec. A.12).
+
+``smoke`` runs the whole book on two CPU cores in minutes; ``paper`` holds the settings of Sec. A.12. Each module has the frozen
+dataclasses of its notebooks and their values in both profiles.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from seplib.profiles import approximation, images, kernels, preconditioning
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Settings of every notebook (Sec. A.12)."""
+
+    image_representation: images.ImageSettings
+    ntk_exact: kernels.NtkExactSettings
+    ntk_limits: kernels.NtkLimitsSettings
+    ntk_training: kernels.NtkTrainingSettings
+    approximation: approximation.ApproximationSettings
+    approximation_rates: approximation.RateSettings
+    image_rank: images.ImageRankSettings
+    image_settings: images.ReadingSettings
+    image_sensitivity: images.SensitivitySettings
+    kernel_ridge: preconditioning.RidgeSettings
+    non_grid: preconditioning.ScatteredSettings
+    seppgd_spectrum: preconditioning.SpectrumSettings
+    complexity: preconditioning.ComplexitySettings
+
+
+_GROUPS = (images, kernels, approximation, preconditioning)
+_PROFILES = {
+    "smoke": Profile(**{name: value for group in _GROUPS for name, value in group.SMOKE.items()}),
+    "paper": Profile(**{name: value for group in _GROUPS for name, value in group.PAPER.items()}),
+}
+
+NAMES = tuple(_PROFILES)
+
+
+def get(name: str) -> Profile:
+    """Settings of a profile by name (Sec. A.12).
+
+    Raises:
+        ValueError: no such profile.
+
+    >>> get("paper").image_representation.k
+    70
+    """
+    if name not in _PROFILES:
+        raise ValueError(f"profile must be one of {', '.join(NAMES)}, got {name!r}")
+    return _PROFILES[name]
+
+
+def resolve_device(name: str) -> torch.device:
+    """Device for ``"auto"`` (CUDA where there is one), ``"cpu"`` or ``"cuda"`` (Sec. A.12).
+
+    Raises:
+        ValueError: an unknown name, or CUDA asked for where there is none.
+    """
+    if name not in DEVICES:
+        raise ValueError(f"device must be one of {', '.join(DEVICES)}, got {name!r}")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device 'cuda' was asked for, but torch finds no CUDA device here; use 'cpu' or 'auto'")
+    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
