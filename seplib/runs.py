@@ -32,6 +32,7 @@ NUMERICS = 1
 METHODS = ("SepNN", "SepPGD")
 # What an image's network can be told beyond Sec. A.12, with what it is when nothing is said.
 CHOICES = dict(activation="sine", parametrization="siren", scale="rank", low=-1.0, features=0, frequency=0.0)
+ADAM = dict(eps=1e-8, amsgrad=False)
 
 
 @dataclass(frozen=True)
@@ -199,8 +200,7 @@ def _arguments(target, method, settings, seed, device, mask=None, reference=None
     modulation = dict(k=settings.k, update_every=settings.update_every) if method == "SepPGD" else None
     # A choice that Sec. A.12 does not vary enters where it differs from the default: a new one leaves stored runs valid.
     network |= {name: value for name, default in CHOICES.items() if (value := getattr(settings, name)) != default}
-    if settings.eps != 1e-8:
-        descent["eps"] = settings.eps
+    descent |= {name: value for name, default in ADAM.items() if (value := getattr(settings, name)) != default}
     data = {"mask": mask, "reference": reference}
     descent |= {name: tensor.numpy() for name, tensor in data.items() if tensor is not None}
     if modulation and settings.g != "flat":
@@ -239,9 +239,8 @@ def _fit_image(target, network, descent, modulation, seed, device, numerics, che
 def _train_image(target, network, descent, modulation, seed, device, numerics, checkpoints) -> ImageRun:
     values = torch.from_numpy(target).to(device)
     model, axes = image_network(values, seed, **CHOICES | network)
-    optimizer = torch.optim.Adam(
-        model.parameters(), lr=descent["learning_rate"], eps=descent.get("eps", 1e-8), fused=True
-    )
+    adam = {name: descent.get(name, default) for name, default in ADAM.items()}
+    optimizer = torch.optim.Adam(model.parameters(), lr=descent["learning_rate"], **adam, fused=True)
     preconditioner = SepPGD(model, axes, **modulation) if modulation else None
     known = torch.from_numpy(descent["mask"]).to(device) if "mask" in descent else None
     callbacks = []

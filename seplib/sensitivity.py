@@ -4,12 +4,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from seplib import claims, metrics
+from seplib.plotting import COLOURS
 from seplib.profiles.images import ImageSettings, ReadingSettings, SensitivitySettings
 from seplib.runs import ImageRun, fit_image
 
@@ -202,3 +205,29 @@ def _same_order(part: pd.DataFrame) -> bool:
     printed = part.dropna(subset="paper")
     ours, paper = (printed[name].to_numpy() for name in ("PSNR", "paper"))
     return not (np.sign(np.subtract.outer(paper, paper)) * np.subtract.outer(ours, ours) < 0).any()
+
+
+def numbers(part: pd.DataFrame, column: str) -> dict[str, float | None]:
+    """One column of a table's cells by row, setting and value, None where there is no number (Tables 2-7)."""
+    names = part.row + ", " + part.varied + " " + part.value
+    return {name: None if np.isnan(value) else float(value) for name, value in zip(names, part[column])}
+
+
+def draw(found: pd.DataFrame) -> Figure:
+    """Gains over the varied setting, one panel for each of them, beside the paper's (Tables 2-7)."""
+    groups = list(found.groupby(["table", "varied"], sort=False))
+    figure, panels = plt.subplots(2, -(-len(groups) // 2), figsize=(9.6, 5.6), squeeze=False)
+    for axes, ((table, varied), group) in zip(panels.flat, groups):
+        for colour, (row, part) in zip(("SepPGD", "MSK"), group.groupby("row", sort=False)):
+            axes.plot(part.value, part.ours, "o-", color=COLOURS[colour], markersize=4, label=row)
+            axes.plot(part.value, part.paper, "x:", color=COLOURS[colour], alpha=0.7)
+        axes.axhline(0, color="#9aa3ad", linewidth=0.8)
+        axes.set(title=f"{table.replace('-', ' ').capitalize()}: {varied.split(' between')[0]}")
+        axes.tick_params(axis="x", labelrotation=30 if table == "table-5" else 0, labelsize=7)
+        if group.row.nunique() > 1:
+            axes.legend(fontsize=8)
+    for axes in panels.flat[len(groups) :]:
+        axes.set_axis_off()
+    for row in panels:
+        row[0].set_ylabel("gain in dB")
+    return figure

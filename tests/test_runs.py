@@ -92,7 +92,15 @@ def _computed(*_):
 
 
 CHOICES = dict(
-    activation="cos", parametrization="torch", scale=None, low=0.0, features=2, frequency=2.0, g="sqrt", eps=1e-3
+    activation="cos",
+    parametrization="torch",
+    scale=None,
+    low=0.0,
+    features=2,
+    frequency=2.0,
+    g="sqrt",
+    eps=1e-3,
+    amsgrad=True,
 )
 
 

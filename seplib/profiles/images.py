@@ -25,6 +25,7 @@ class ImageSettings:
         g: modulation function, "flat" or "sqrt".
         eps: Adam's epsilon. The loss is a sum of squares over N pixels; their mean instead is the same training with an
             epsilon N / 2 times as large.
+        amsgrad: whether Adam divides by the largest second moment so far, which keeps its steps from growing.
     """
 
     images: tuple[str, ...]
@@ -46,6 +47,7 @@ class ImageSettings:
     frequency: float = 0.0
     g: str = "flat"
     eps: float = 1e-8
+    amsgrad: bool = False
 
 
 @dataclass(frozen=True)
