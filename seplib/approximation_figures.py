@@ -140,7 +140,7 @@ def image_ranks(table: pd.DataFrame) -> Figure:
             axes.plot(part["data rank"], printed, "x:", color=COLOURS[method], label=f"{method}, paper", alpha=0.6)
     axes.plot(part["data rank"], part.floor, "--", color="#111111", label="floor")
     axes.set(xlabel="rank of the image", ylabel="relative error", ylim=(0, None))
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     plt.close(figure)
     return figure
 

@@ -178,6 +178,43 @@ def exponents(frame: pd.DataFrame, cost: str = "operations") -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def preconditioner_cases(counted: pd.DataFrame) -> dict[str, bool]:
+    """The cases of the claim ``table-1``: exponents of the counted operations, from :func:`exponents` (Table 1)."""
+    slope, held = _by_part(counted), {}
+    for D in sorted(set(counted.D)):
+        ours, theirs = slope[D, "SepPGD", "construction"], slope[D, "MSK", "construction"]
+        held[f"D = {D}: SepPGD's construction grows as n^3 at most"] = ours <= 3.05
+        held[f"D = {D}: MSK's construction grows faster, by n^D at least"] = theirs >= ours + D
+        held[f"D = {D}: MSK applies in n^D"] = abs(slope[D, "MSK", "application"] - D) < 0.1
+        held[f"D = {D}: IGA applies in n^D"] = abs(slope[D, "IGA", "application"] - D) < 0.1
+        held[f"D = {D}: SepPGD's networks take n"] = abs(slope[D, "GD", "networks"] - 1) < 0.1
+        held[f"D = {D}: SepPGD applies to the residual in n"] = abs(slope[D, "SepPGD", "application"] - 1) < 0.1
+    return {name: bool(holds) for name, holds in held.items()}
+
+
+def query_cases(costs: pd.DataFrame, counted: pd.DataFrame) -> dict[str, bool]:
+    """The cases of the claim ``a-1-1``: queries of an epoch, and how its operations grow (Sec. A.1.1)."""
+    slope, held = _by_part(counted), {}
+    for D, epochs in costs[costs.part == "epoch"].groupby("D"):
+        asked = epochs.pivot(index="n", columns="method", values="queries")
+        n = asked.index
+        held[f"D = {D}: n D queries, the MLP n^D"] = (asked["SepNN"] == D * n).all() and (asked["MLP"] == n**D).all()
+        slower = slope[D, "SepNN", "epoch"] < slope[D, "MLP", "epoch"] - 0.5
+        held[f"D = {D}: fewer operations an epoch, by a growing factor"] = slower
+    return {name: bool(holds) for name, holds in held.items()}
+
+
+def numbers(frame: pd.DataFrame, wanted: Sequence[tuple[str, str]], what: str = "") -> dict[str, float]:
+    """Exponents of some (method, part) pairs from :func:`exponents`, by name, for the scorecard (Table 1)."""
+    slope = _by_part(frame)
+    pairs = itertools.product(wanted, sorted(set(frame.D)))
+    return {f"{method}, {part}{what}, D = {D}: exponent": slope[D, method, part] for (method, part), D in pairs}
+
+
+def _by_part(frame: pd.DataFrame) -> pd.Series:
+    return frame.set_index(["D", "method", "part"]).exponent
+
+
 def largest_grid(memory: float, dims: int, arrays: int = 3) -> int:
     """Largest n for which MSK's N x N kernel, N = n^D, fits into memory in float32 (Sec. A.12: "runs out of memory").
 

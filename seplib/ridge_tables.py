@@ -15,7 +15,7 @@ from seplib.kernel_pgd import MSK, as_points
 from seplib.plotting import band
 from seplib.preconditioning import SepPGD
 from seplib.profiles.preconditioning import RidgeSettings
-from seplib.regression import CASES, RidgeRun, ridge_data, ridge_network
+from seplib.regression import CASES, KRR_METHODS, RidgeRun, ridge_data, ridge_network
 from seplib.ridge import ridge_weights
 
 
@@ -85,6 +85,19 @@ def ridge_table(
             | best
         )
     return pd.DataFrame(rows)
+
+
+def cases(table: pd.DataFrame) -> dict[str, bool]:
+    """The cases of the claim ``fig-2a``: both halves of the criterion, from :func:`ridge_table` (Fig. 2(a))."""
+    return {row["case"]: bool(row["twice as fast"] and row["not behind"]) for _, row in table.iterrows()}
+
+
+def numbers(table: pd.DataFrame) -> dict[str, float | str]:
+    """Time ratios and final errors of :func:`ridge_table` by case and method, for the scorecard (Fig. 2(a))."""
+    rows = [row for _, row in table.iterrows()]
+    ratios = {f"{r['case']}: time ratio": r["time ratio"] for r in rows}
+    ends = {f"{row['case']}: final {method}": row[method] for row in rows for method in KRR_METHODS}
+    return {name: ratio if np.isfinite(ratio) else "not reached" for name, ratio in ratios.items()} | ends
 
 
 def budget_table(study: dict[str, list[RidgeRun]], settings: RidgeSettings, stops: Sequence[int]) -> pd.DataFrame:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from seplib import claims
 from seplib.factors import FactorMLP
 from seplib.kernel_pgd import MSK
 from seplib.preconditioning import SepPGD
@@ -112,3 +113,24 @@ def scattered_table(
                 row |= {name: values[:, f].mean(), f"{name} spread": values[:, f].std(ddof=1) if len(runs) > 1 else 0.0}
             rows.append(row)
     return pd.DataFrame(rows)
+
+
+def cases(table: pd.DataFrame) -> dict[str, bool]:
+    """The cases of the claim ``table-9``, from :func:`scattered_table` with the methods as its index (Table 9)."""
+    held = {}
+    for name in FUNCTIONS:
+        plain, msk, ours = (table.loc[method, name] for method in METHODS)
+        held[f"{name}: MSK and SepPGD below SepNN"] = bool(max(msk, ours) < plain)
+        held[f"{name}: SepPGD within 25% of MSK"] = bool(ours <= 1.25 * msk)
+    return held
+
+
+def numbers(table: pd.DataFrame, what: str = "") -> dict[str, float]:
+    """Errors, or their " spread", of the same table by method and function, for the scorecard (Table 9)."""
+    return {f"{method}: {name}": table.loc[method, name + what] for method in METHODS for name in FUNCTIONS}
+
+
+def printed() -> dict[str, float]:
+    """What the paper prints for the same methods and functions (Table 9)."""
+    rows = dict(zip(METHODS, ("SepNN", "MSK", "SepPGD")))
+    return {f"{m}: {name}": claims.printed("table-9", rows[m], name) for m in METHODS for name in FUNCTIONS}

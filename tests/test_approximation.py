@@ -25,10 +25,10 @@ from seplib import (
     gallery,
     interpolation,
     rates,
-    settings,
     univariate,
 )
 from seplib.expansions import FORMS
+from seplib.profiles.approximation import RateSettings
 
 BOX = [(-1.0, 1.0), (0.0, 3.0)]
 BOX_3 = [(-1.0, 1.0), (0.0, 1.0), (-2.0, 0.0)]
@@ -427,7 +427,7 @@ def test_activation_cases_judge_the_last_octave_above_rounding():
 
 
 def test_trained_networks_stand_above_the_floor_of_their_rank():
-    small = settings.RateSettings(ranks=(1,), trained_ranks=(1, 3), size=12, iterations=150, seeds=2)
+    small = RateSettings(ranks=(1,), trained_ranks=(1, 3), size=12, iterations=150, seeds=2)
     table = gallery.trained_curve("cosine", small, 5, torch.device("cpu"))
     assert list(zip(table.R, table.seed)) == [(1, 5), (1, 6), (3, 5), (3, 6)]
     assert (table.error > table.floor).all() and table.floor[0] > table.floor[2]

@@ -118,6 +118,42 @@ def test_every_part_of_every_method_is_measured():
     assert {"construction", "application", "step"} <= set(costs[costs.method == "IGA"].part)
 
 
+def slopes_of(**exponents) -> pd.DataFrame:
+    """Exponents that fulfil Table 1 to the letter, D = 2, but for those given."""
+    known = {"SepPGD_construction": 3, "MSK_construction": 6, "MSK_application": 2, "IGA_application": 2}
+    known |= {"GD_networks": 1, "SepPGD_application": 1, "SepNN_epoch": 1, "MLP_epoch": 2} | exponents
+    rows = [(2, *name.split("_"), float(value)) for name, value in known.items()]
+    return pd.DataFrame(rows, columns=["D", "method", "part", "exponent"])
+
+
+def test_the_cases_of_table_1_follow_the_exponents():
+    assert all(complexity.preconditioner_cases(slopes_of()).values())
+    for change, case in {
+        "SepPGD_construction": "SepPGD's construction grows as n^3 at most",
+        "MSK_construction": "MSK's construction grows faster, by n^D at least",
+        "MSK_application": "MSK applies in n^D",
+        "IGA_application": "IGA applies in n^D",
+        "GD_networks": "SepPGD's networks take n",
+        "SepPGD_application": "SepPGD applies to the residual in n",
+    }.items():
+        held = complexity.preconditioner_cases(slopes_of(**{change: 3.5 if change != "MSK_construction" else 4.0}))
+        assert not held[f"D = 2: {case}"]
+    assert complexity.numbers(slopes_of(), [("MSK", "application")], " (x)") == {
+        "MSK, application (x), D = 2: exponent": 2.0
+    }
+
+
+def test_the_cases_of_a_1_1_follow_queries_and_exponents():
+    rows = [(2, n, m, "epoch", q) for n in (4, 8) for m, q in (("SepNN", 2 * n), ("MLP", n * n))]
+    costs = pd.DataFrame(rows, columns=["D", "n", "method", "part", "queries"])
+    assert all(complexity.query_cases(costs, slopes_of()).values())
+    assert not complexity.query_cases(costs, slopes_of(SepNN_epoch=1.6))[
+        "D = 2: fewer operations an epoch, by a growing factor"
+    ]
+    costs.loc[0, "queries"] += 1
+    assert not complexity.query_cases(costs, slopes_of())["D = 2: n D queries, the MLP n^D"]
+
+
 def test_largest_grid_fits_and_the_next_does_not():
     for memory in (1e6, 11e9):
         for dims in (2, 3):
@@ -147,8 +183,8 @@ def test_criterion_holds_for_a_method_that_is_really_faster():
     table = ridge_tables.ridge_table(study, ridge_settings())
     assert list(table.case) == list(CASES)
     assert table["twice as fast"].all() and table["not behind"].all()
-    # SepNN ends at exp(-5); exp(-0.2 t) is there at t = 30: 30 steps and 1 + 3 updates, against 100 steps
-    assert table["time ratio"].iloc[0] == pytest.approx((30 * 1.1 + 4 * 0.1) / 100)
+    # SepNN ends at exp(-5); exp(-0.2 t) is there at t = 30: 30 steps and 3 preconditioners, against 100 steps
+    assert table["time ratio"].iloc[0] == pytest.approx((30 * 1.1 + 3 * 0.1) / 100)
 
 
 def test_criterion_fails_for_a_method_that_never_gets_there_or_is_overtaken():
@@ -280,3 +316,21 @@ def test_targets_at_points_where_every_term_counts():
     assert regression.FUNCTIONS["f3"](x, y).item() == pytest.approx((math.tanh(0.45) + 1) / 9)
     x, y = torch.tensor(0.9), torch.tensor(0.2)
     assert regression.FUNCTIONS["f3"](x, y).item() == pytest.approx((math.tanh(-0.9) + 1) / 9)
+
+
+def test_the_cases_of_fig_2a_and_table_9_follow_their_tables():
+    table = pd.DataFrame({"case": ["f1", "f2"], "time ratio": [0.4, np.inf], "twice as fast": [True, False]})
+    table = table.assign(**{"not behind": True}, **dict.fromkeys(regression.KRR_METHODS, 0.5))
+    assert ridge_tables.cases(table) == {"f1": True, "f2": False}
+    shown = ridge_tables.numbers(table)
+    assert shown["f1: time ratio"] == 0.4 and shown["f2: time ratio"] == "not reached" and shown["f2: final MLP"] == 0.5
+    errors = pd.DataFrame(
+        {"f1": [3.0, 2.0, 2.4], "f2": [3.0, 2.0, 2.6], "f3": [2.0, 2.1, 1.0]}, index=scattered.METHODS
+    )
+    held = scattered.cases(errors)
+    assert [name for name, holds in held.items() if not holds] == [
+        "f2: SepPGD within 25% of MSK",
+        "f3: MSK and SepPGD below SepNN",
+    ]
+    assert scattered.numbers(errors)["SepNN (MSK): f3"] == 2.1
+    assert scattered.printed()["SepNN (SepPGD): f1"] == 0.015 and len(scattered.printed()) == 9
