@@ -24,6 +24,7 @@ class Profile:
     approximation: approximation.ApproximationSettings
     approximation_rates: approximation.RateSettings
     image_rank: images.ImageRankSettings
+    image_inpainting: images.InpaintingSettings
     image_settings: images.ReadingSettings
     image_sensitivity: images.SensitivitySettings
     kernel_ridge: preconditioning.RidgeSettings

@@ -64,6 +64,19 @@ class ImageRankSettings:
 
 
 @dataclass(frozen=True)
+class InpaintingSettings:
+    """Images with missing pixels (Sec. A.12, Figs. 10-12).
+
+    Attributes:
+        run: images, seeds and training.
+        missing: share of the pixels that are not seen in training.
+    """
+
+    run: ImageSettings
+    missing: float
+
+
+@dataclass(frozen=True)
 class ReadingSettings:
     """What Sec. A.12 leaves open of the image experiment (Tables 2-7).
 
@@ -143,6 +156,12 @@ SMOKE = dict(
         data_ranks=(12, 48),
         run=replace(_SMALL, images=("astronaut",), size=64, seeds=(1,), rank=12, width=64, iterations=200),
     ),
+    image_inpainting=InpaintingSettings(
+        run=replace(
+            _SMALL, images=("astronaut", "chelsea"), size=64, seeds=(2, 2), rank=48, width=64, k=12, iterations=120
+        ),
+        missing=0.3,
+    ),
     image_settings=ReadingSettings(
         run=replace(_SMALL, images=("astronaut",), size=48, seeds=(1,), rank=32, width=48, k=12, iterations=100),
         readings=_READINGS,
@@ -163,6 +182,7 @@ PAPER = dict(
     image_rank=ImageRankSettings(
         data_ranks=(100, 200, 300, 400, 500), run=replace(_FULL, images=("plane",), seeds=(1,), rank=100)
     ),
+    image_inpainting=InpaintingSettings(run=replace(_FULL, seeds=(3, 3, 3)), missing=0.3),
     image_settings=ReadingSettings(run=replace(_FULL, images=("plane",), seeds=(1,)), readings=_READINGS),
     image_sensitivity=SensitivitySettings(
         run=replace(_FULL, images=("plane",), seeds=(1,)),
