@@ -2,13 +2,17 @@
 
 from collections.abc import Sequence
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from IPython.display import Image
 from jaxtyping import Bool
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from seplib import metrics
+from seplib.plotting import band, sheet
 from seplib.profiles.images import InpaintingSettings
 from seplib.runs import METHODS, Study, fit_image
 from seplib.targets import ImageTarget
@@ -89,3 +93,31 @@ def cases(found: pd.DataFrame) -> dict[str, bool]:
     return {name: bool(value) for name, value in held.items()} | {
         "above SepNN on at least two images": bool((gain > 0).sum() >= 2)
     }
+
+
+def draw(targets: Sequence[ImageTarget], runs: Study) -> Figure:
+    """PSNR on the missing pixels over iterations, one panel an image (Figs. 10-12)."""
+    figure, row = plt.subplots(1, len(targets), figsize=(3.2 * len(targets), 2.9), squeeze=False)
+    for axes, target in zip(row[0], targets):
+        for method in METHODS:
+            courses = np.array([run.history.metrics["judged"] for run in runs[target.name, method]])
+            updates = len(runs[target.name, method][0].psnr) - 1
+            band(axes, np.linspace(0, updates, courses.shape[1]), courses, method)
+        axes.set(title=target.name, xlabel="iteration")
+    row[0, 0].set_ylabel("PSNR on missing pixels, dB")
+    row[0, 0].legend(loc="lower right")
+    plt.close(figure)
+    return figure
+
+
+def pictures(targets: Sequence[ImageTarget], runs: Study, missing: float, seed: int) -> Image:
+    """What the networks saw beside both results of the first seed, details magnified, one row an image (Figs. 10-12)."""
+    rows = []
+    for target in targets:
+        known = known_pixels(target.values.shape[-1], missing, seed)
+        panels = {f"{target.name}, known pixels": torch.where(known, target.values, 0.0).numpy()}
+        for method in METHODS:
+            run = runs[target.name, method][0]
+            panels[f"{method}, {run.history.metrics['judged'][-1]:.2f} dB"] = run.image
+        rows.append(panels)
+    return sheet(rows)

@@ -153,23 +153,34 @@ def convergence(
 
 def reconstructions(images: Sequence["ImageTarget"], study: Mapping[tuple[str, str], Sequence["ImageRun"]]) -> Image:
     """Targets beside both reconstructions of the first seed, details magnified, one row an image (Figs. 3, 8, 9)."""
-    size = images[0].values.shape[-1]
-    side = size // 6
-    corners = [(size // 4, size // 3), (size // 2, size // 2)]
-    strips = []
+    rows = []
     for image in images:
         panels = {image.name: image.values.numpy()}
         for (name, method), runs in study.items():
             if name == image.name:
                 panels[f"{method}, {runs[0].psnr[-1]:.2f} dB"] = runs[0].image
-        strips.append(PIL.Image.open(io.BytesIO(jpeg(comparison(panels, corners, side), quality=95).data)))
-    sheet = PIL.Image.new("RGB", (strips[0].width, sum(strip.height for strip in strips)), "white")
+        rows.append(panels)
+    return sheet(rows)
+
+
+def sheet(rows: Sequence[dict[str, np.ndarray]]) -> Image:
+    """Rows of images as one compressed picture, two details below each image (Figs. 3 and 8-12).
+
+    Args:
+        rows: for each row, title to image ``(3, n, n)``.
+    """
+    size = next(iter(rows[0].values())).shape[-1]
+    corners = [(size // 4, size // 3), (size // 2, size // 2)]
+    strips = [
+        PIL.Image.open(io.BytesIO(jpeg(comparison(panels, corners, size // 6), quality=95).data)) for panels in rows
+    ]
+    page = PIL.Image.new("RGB", (strips[0].width, sum(strip.height for strip in strips)), "white")
     top = 0
     for strip in strips:
-        sheet.paste(strip, (0, top))
+        page.paste(strip, (0, top))
         top += strip.height
     buffer = io.BytesIO()
-    sheet.save(buffer, "jpeg", quality=85, optimize=True)
+    page.save(buffer, "jpeg", quality=85, optimize=True)
     return Image(buffer.getvalue(), format="jpeg")
 
 
