@@ -31,7 +31,7 @@ NUMERICS = 1
 
 METHODS = ("SepNN", "SepPGD")
 # What an image's network can be told beyond Sec. A.12, with what it is when nothing is said.
-CHOICES = dict(activation="sine", parametrization="siren", scale="rank", low=-1.0, features=0, frequency=0.0)
+CHOICES = dict(activation="sine", parametrization="siren", scale="rank", low=-1.0, features=0, frequency=0.0, last=1.0)
 ADAM = dict(eps=1e-8, amsgrad=False)
 
 
@@ -209,7 +209,7 @@ def _arguments(target, method, settings, seed, device, mask=None, reference=None
 
 
 def image_network(
-    values: torch.Tensor, seed: int, *, scale: str | None, low: float, features: int, frequency: float, **factor
+    values: torch.Tensor, seed: int, *, scale: str | None, low: float, features: int, frequency: float, last: float, **factor
 ) -> tuple[CP, list[torch.Tensor]]:
     """The CP network and the axes that an image is fitted with, one copy a channel (Sec. A.12).
 
@@ -220,13 +220,17 @@ def image_network(
         low: the axes run from here to 1.
         features: number of Fourier features, none if 0.
         frequency: their scale.
+        last: factor on the initial weights of the last layer.
         factor: for :class:`seplib.FactorMLP`.
     """
     place = dict(generator=torch.Generator().manual_seed(seed), dtype=values.dtype, device=values.device)
     factors = []
     for _ in values.shape[1:]:
         encoding = FourierFeatures(features, frequency, **place) if features else None
-        factors.append(FactorMLP(**factor, encoding=encoding, ensemble=len(values), **place))
+        network = FactorMLP(**factor, encoding=encoding, ensemble=len(values), **place)
+        with torch.no_grad():
+            network.weights[-1].mul_(last)
+        factors.append(network)
     axes = [torch.linspace(low, 1, n, dtype=values.dtype, device=values.device) for n in values.shape[1:]]
     return CP(factors, scale), axes
 

@@ -22,6 +22,7 @@ class ImageSettings:
         scale: "rank" for the factor 1/sqrt(R), None for none, see :class:`seplib.CP`.
         low: the axes run from here to 1.
         features, frequency: number of Fourier features and their scale in cycles a unit; none if 0.
+        last: factor on the initial weights of the last layer.
         g: modulation function, "flat" or "sqrt".
         eps: Adam's epsilon. The loss is a sum of squares over N pixels; their mean instead is the same training with an
             epsilon N / 2 times as large.
@@ -45,6 +46,7 @@ class ImageSettings:
     low: float = -1.0
     features: int = 0
     frequency: float = 0.0
+    last: float = 1.0
     g: str = "flat"
     eps: float = 1e-8
     amsgrad: bool = False
@@ -144,8 +146,10 @@ _READINGS: dict[str, dict[str, Any]] = {
     "without 1/sqrt(R)": {"scale": None},
     "w0 = 20": {"omega": 20.0},
     "w0 = 40": {"omega": 40.0},
+    "w0 = 60": {"omega": 60.0},
     "axes in [0, 1]": {"low": 0.0},
     "PyTorch's initial weights": {"parametrization": "torch"},
+    "PyTorch's initial weights in the last layer": {"last": 30.0 / 6**0.5},  # SIREN's bound there is sqrt(6 / W) / w0
     "mean in place of sum": {"eps": 1e-8 * 512**2 / 2},
     "mean, without 1/sqrt(R)": {"eps": 1e-8 * 512**2 / 2, "scale": None},
 }
