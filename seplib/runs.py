@@ -32,7 +32,7 @@ NUMERICS = 1
 METHODS = ("SepNN", "SepPGD")
 # What an image's network can be told beyond Sec. A.12, with what it is when nothing is said.
 CHOICES = dict(activation="sine", parametrization="siren", scale="rank", low=-1.0, features=0, frequency=0.0, last=1.0)
-ADAM = dict(eps=1e-8, amsgrad=False)
+DESCENT = dict(eps=1e-8, amsgrad=False, decay=0.0)
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def fit_image(
     location = os.environ.get("SEPLIB_CACHE")
     run = joblib.Memory(location, verbose=0).cache(_fit_image, ignore=["checkpoints"])
     checkpoints = Path(location) / "checkpoints" if location else None
-    return run(*_arguments(target, method, settings, seed, device, mask, reference), checkpoints=checkpoints)
+    return run(*image_arguments(target, method, settings, seed, device, mask, reference), checkpoints=checkpoints)
 
 
 def step_seconds(
@@ -188,19 +188,19 @@ def step_seconds(
     times: dict[str, list[float]] = {method: [] for method in METHODS}
     for _ in range(rounds):
         for method in METHODS:
-            run = _train_image(*_arguments(target, method, short, seed, device), checkpoints=None)
+            run = _train_image(*image_arguments(target, method, short, seed, device), checkpoints=None)
             times[method].append((run.history.seconds[3 * period] - run.history.seconds[period]) / (2 * period))
     return {method: float(np.median(seconds)) for method, seconds in times.items()}
 
 
-def _arguments(target, method, settings, seed, device, mask=None, reference=None) -> tuple:
+def image_arguments(target, method, settings, seed, device, mask=None, reference=None) -> tuple:
     """What determines a run, and with it the key of a stored one."""
     network = dict(rank=settings.rank, width=settings.width, depth=settings.depth, omega=settings.omega)
     descent = dict(learning_rate=settings.learning_rate, iterations=settings.iterations)
     modulation = dict(k=settings.k, update_every=settings.update_every) if method == "SepPGD" else None
     # A choice that Sec. A.12 does not vary enters where it differs from the default: a new one leaves stored runs valid.
     network |= {name: value for name, default in CHOICES.items() if (value := getattr(settings, name)) != default}
-    descent |= {name: value for name, default in ADAM.items() if (value := getattr(settings, name)) != default}
+    descent |= {name: value for name, default in DESCENT.items() if (value := getattr(settings, name)) != default}
     data = {"mask": mask, "reference": reference}
     descent |= {name: tensor.numpy() for name, tensor in data.items() if tensor is not None}
     if modulation and settings.g != "flat":
@@ -240,14 +240,20 @@ def _fit_image(target, network, descent, modulation, seed, device, numerics, che
     return _train_image(target, network, descent, modulation, seed, device, numerics, checkpoints)
 
 
-def _train_image(target, network, descent, modulation, seed, device, numerics, checkpoints) -> ImageRun:
+def _train_image(
+    target, network, descent, modulation, seed, device, numerics, checkpoints, callbacks: Sequence[Callback] = ()
+) -> ImageRun:
+    """Train from what :func:`image_arguments` gives, nothing stored (Sec. A.12)."""
     values = torch.from_numpy(target).to(device)
     model, axes = image_network(values, seed, **CHOICES | network)
-    adam = {name: descent.get(name, default) for name, default in ADAM.items()}
-    optimizer = torch.optim.Adam(model.parameters(), lr=descent["learning_rate"], **adam, fused=True)
+    rate, descent = descent["learning_rate"], DESCENT | descent
+    adam = dict(eps=descent["eps"], amsgrad=descent["amsgrad"], fused=True)
+    optimizer = torch.optim.Adam(model.parameters(), lr=rate, **adam)
     preconditioner = SepPGD(model, axes, **modulation) if modulation else None
     known = torch.from_numpy(descent["mask"]).to(device) if "mask" in descent else None
-    callbacks = []
+    callbacks = list(callbacks)
+    if descent["decay"]:
+        callbacks.append(_decay(rate, descent["decay"], descent["iterations"]))
     if "reference" in descent:
         callbacks.append(_judge(torch.from_numpy(descent["reference"]).to(device), known, descent["iterations"]))
     checkpoint = None
@@ -272,6 +278,16 @@ def _train_image(target, network, descent, modulation, seed, device, numerics, c
     fitted = target.size if known is None else len(target) * int(known.sum())
     mse = 2 * np.array(history.loss).sum(1) / fitted
     return ImageRun(history, result, -10 * np.log10(mse), claims.provenance(device))
+
+
+def _decay(rate: float, share: float, last: int) -> Callback:
+    """A callback that lets the rate fall to zero over the last updates; a function of the iteration, so it resumes."""
+
+    def decay(state: State) -> None:
+        for group in state.optimizer.param_groups:
+            group["lr"] = rate * min(1, (1 - state.iteration / last) / share)
+
+    return decay
 
 
 def _judge(reference: torch.Tensor, known: torch.Tensor | None, last: int) -> Callback:

@@ -27,6 +27,7 @@ class ImageSettings:
         eps: Adam's epsilon. The loss is a sum of squares over N pixels; their mean instead is the same training with an
             epsilon N / 2 times as large.
         amsgrad: whether Adam divides by the largest second moment so far, which keeps its steps from growing.
+        decay: share of the updates, at the end, over which the learning rate falls to zero in a line; 0 for a constant rate.
     """
 
     images: tuple[str, ...]
@@ -50,6 +51,7 @@ class ImageSettings:
     g: str = "flat"
     eps: float = 1e-8
     amsgrad: bool = False
+    decay: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,26 @@ class SensitivitySettings:
     frequency: float
 
 
+@dataclass(frozen=True)
+class DynamicsSettings:
+    """Image runs looked at from inside (Secs. A.1.4 and A.1.5: what Table 2 and Table 7 leave unexplained).
+
+    Attributes:
+        run: the image, the seed and what is not varied.
+        variants: name of a run to its method and what it changes.
+        every, products: see :func:`seplib.stability.course`.
+        ks: modulated eigenvalues of the runs whose gain is set beside the error's place.
+        noises: standard deviations of the runs that are stopped early.
+    """
+
+    run: ImageSettings
+    variants: dict[str, tuple[str, dict[str, Any]]]
+    every: int
+    products: int
+    ks: tuple[int, ...]
+    noises: tuple[float, ...]
+
+
 # Fitting an image: what takes seconds, and Sec. A.12.
 _SMALL = ImageSettings(
     images=("astronaut", "chelsea"),
@@ -155,6 +177,13 @@ _READINGS: dict[str, dict[str, Any]] = {
     "mean, without 1/sqrt(R)": {"eps": 1e-8 * 512**2 / 2, "scale": None},
 }
 
+_VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "SepNN": ("SepNN", {}),
+    "SepPGD": ("SepPGD", {}),
+    "SepPGD, AMSGrad": ("SepPGD", {"amsgrad": True}),
+    "SepPGD, falling rate": ("SepPGD", {"decay": 0.2}),
+}
+
 SMOKE = dict(
     image_representation=_SMALL,
     image_rank=ImageRankSettings(
@@ -183,6 +212,14 @@ SMOKE = dict(
         features=16,
         frequency=5.0,
     ),
+    image_dynamics=DynamicsSettings(
+        run=replace(_SMALL, images=("astronaut",), size=48, seeds=(1,), rank=48, width=48, k=12, iterations=200),
+        variants=_VARIANTS,
+        every=50,
+        products=10,
+        ks=(4, 8, 12),
+        noises=(0.09,),
+    ),
 )
 PAPER = dict(
     image_representation=_FULL,
@@ -200,5 +237,13 @@ PAPER = dict(
         noises=(0.01, 0.03, 0.05, 0.07, 0.09),
         features=256,
         frequency=5.0,
+    ),
+    image_dynamics=DynamicsSettings(
+        run=replace(_FULL, images=("plane",), seeds=(1,)),
+        variants=_VARIANTS,
+        every=100,
+        products=20,
+        ks=(30, 40, 50, 60, 70, 80, 90, 100),
+        noises=(0.05, 0.09),
     ),
 )
