@@ -1,5 +1,7 @@
 """One plot style for every figure: dark lines on white, readable at a phone's width (Figs. 1-14)."""
 
+import base64
+import html
 import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -8,7 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import PIL.Image
 import torch
-from IPython.display import Image
+from IPython.display import HTML, Image
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib_inline.backend_inline import set_matplotlib_formats
@@ -182,6 +184,44 @@ def sheet(rows: Sequence[dict[str, np.ndarray]]) -> Image:
     buffer = io.BytesIO()
     page.save(buffer, "jpeg", quality=85, optimize=True)
     return Image(buffer.getvalue(), format="jpeg")
+
+
+def slider(left: np.ndarray, right: np.ndarray, labels: tuple[str, str]) -> HTML:
+    """Two images on top of each other with a bar between them to drag, or to move with the arrow keys (Figs. 3 and 8-12).
+
+    One piece of HTML with both pictures inside: it needs no script file and no network.
+
+    Args:
+        left, right: ``(3, H, W)`` of equal size with values in [0, 1]; values outside are clipped for display.
+        labels: what they are, in plain text.
+
+    Raises:
+        ValueError: images of different sizes.
+    """
+    if left.shape != right.shape:
+        raise ValueError(f"a slider compares images of equal size, got {left.shape} and {right.shape}")
+    height, width = left.shape[1:]
+    pictures = []
+    for values, label, style in zip(
+        (left, right), labels, ("", "position:absolute;inset:0;clip-path:inset(0 0 0 var(--cut))")
+    ):
+        buffer = io.BytesIO()
+        pixels = (np.clip(values, 0, 1).transpose(1, 2, 0) * 255).round().astype(np.uint8)
+        PIL.Image.fromarray(pixels).save(buffer, "jpeg", quality=90, optimize=True)
+        data = base64.b64encode(buffer.getvalue()).decode()
+        pictures.append(
+            f'<img alt="{html.escape(label)}" src="data:image/jpeg;base64,{data}" width="{width}" height="{height}" '
+            f'style="display:block;width:100%;height:auto;margin:0;background:none;border-radius:0;{style}">'
+        )
+    names = "".join(f"<span>{html.escape(label)}</span>" for label in labels)
+    return HTML(
+        f'<figure style="--cut:50%;margin:0 0 1rem;max-width:{max(width, 320)}px">'
+        f'<div style="position:relative">{"".join(pictures)}<div style="position:absolute;top:0;bottom:0;left:var(--cut);'
+        f'width:2px;background:#fff;box-shadow:0 0 2px #000"></div></div>'
+        f'<input type="range" value="50" aria-label="{html.escape(" | ".join(labels))}" style="width:100%;margin:0.4rem 0" '
+        f"oninput=\"this.parentNode.style.setProperty('--cut', this.value + '%')\">"
+        f'<figcaption style="display:flex;justify-content:space-between">{names}</figcaption></figure>'
+    )
 
 
 def error_spectra(images: Sequence["ImageTarget"], study: Mapping[tuple[str, str], Sequence["ImageRun"]]) -> Figure:

@@ -209,7 +209,15 @@ def image_arguments(target, method, settings, seed, device, mask=None, reference
 
 
 def image_network(
-    values: torch.Tensor, seed: int, *, scale: str | None, low: float, features: int, frequency: float, last: float, **factor
+    values: torch.Tensor,
+    seed: int,
+    *,
+    scale: str | None,
+    low: float,
+    features: int,
+    frequency: float,
+    last: float,
+    **factor,
 ) -> tuple[CP, list[torch.Tensor]]:
     """The CP network and the axes that an image is fitted with, one copy a channel (Sec. A.12).
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from pandas.io.formats.style import Styler
 from torch import Tensor
 
 from seplib import claims, metrics
@@ -194,6 +195,12 @@ def compare(frame: pd.DataFrame) -> pd.DataFrame:
     verdict = np.where(sign, np.where(found.apart.abs() <= 1.5, "sign and size", "sign"), "neither")
     found["verdict"] = np.where(found.apart.notna(), verdict, "")
     return found.drop(columns="apart")
+
+
+def page(compared: pd.DataFrame, table: str) -> Styler:
+    """One table of :func:`compare` to look at, in dB (Tables 2-7)."""
+    part = compared[compared.table == table].drop(columns=["table"] + ["varied"] * (table != "table-3"))
+    return part.style.format(precision=2, na_rep="–").hide(axis="index")
 
 
 def cases(table: str, frame: pd.DataFrame) -> dict[str, bool]:

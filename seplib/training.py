@@ -152,9 +152,7 @@ def fit(
                 history.loss.append(loss.tolist())
             elapsed_now = elapsed + time.perf_counter() - began
             history.seconds.append(elapsed_now)
-            state = State(
-                iteration, model, axes, target, optimizer, preconditioner, elapsed_now, data.prediction
-            )
+            state = State(iteration, model, axes, target, optimizer, preconditioner, elapsed_now, data.prediction)
             paused = time.perf_counter()
             for callback in callbacks:
                 for name, value in (callback(state) or {}).items():

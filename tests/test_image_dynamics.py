@@ -87,7 +87,9 @@ def test_the_share_inside_is_that_of_the_leading_eigenvectors(small, values):
 
     runs._train_image(*runs.image_arguments(values, "SepNN", small.run, 0, CPU), checkpoints=None, callbacks=[keep])
     one = image_dynamics.courses(values, small, 0, CPU)["SepNN"]
-    V = [torch.linalg.eigh(ntk.pseudo(f, x).double())[1][:, :, -3:] for f, x in zip(seen["model"].factors, seen["axes"])]
+    V = [
+        torch.linalg.eigh(ntk.pseudo(f, x).double())[1][:, :, -3:] for f, x in zip(seen["model"].factors, seen["axes"])
+    ]
     residual = seen["residual"].double()
     inside = (V[0] @ V[0].mT @ residual @ V[1] @ V[1].mT).square().sum((1, 2)) / residual.square().sum((1, 2))
     assert np.allclose(one.inside[-1][:, 2], inside, atol=1e-3)

@@ -81,7 +81,12 @@ def test_gains_are_over_the_plain_network_of_the_same_column():
 
 def test_every_cell_has_its_own_verdict():
     rows = [("30", "SepNN", 20, 25), ("30", "SepPGD", 24, 26), ("40", "SepNN", 21, 25), ("40", "SepPGD", 20, 28)]
-    rows += [("50", "SepNN", 20, 25), ("50", "SepPGD", 22, 26), ("60", "SepNN", 20, 25), ("60", "SepPGD", 21, float("nan"))]
+    rows += [
+        ("50", "SepNN", 20, 25),
+        ("50", "SepPGD", 22, 26),
+        ("60", "SepNN", 20, 25),
+        ("60", "SepPGD", 21, float("nan")),
+    ]
     found = sensitivity.compare(table("table-3", rows).assign(spread=0.1))
     assert found.verdict.tolist() == ["", "sign", "", "neither", "", "sign and size", "", ""]
     assert found.difference.tolist()[:4] == [-5, -2, -4, -8] and found.gain.tolist()[1::2] == [4, -1, 2, 1]
