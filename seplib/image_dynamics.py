@@ -118,6 +118,7 @@ def draw_courses(found: dict[str, Course]) -> Figure:
     top.legend(fontsize=8)
     bottom.axhline(1, color="#111111", linewidth=0.8)
     bottom.set(xlabel="iteration", ylabel="share of the stable limit", ylim=(0, None))
+    plt.close(figure)  # the caller shows it; an open figure would be shown a second time
     return figure
 
 
@@ -136,6 +137,7 @@ def draw_spectra(found: dict[str, Course], ks: Sequence[int]) -> Figure:
         axes.set(title=name, xlabel="index", ylim=(1e-8, 2))
     panels[0].set_ylabel(r"$\lambda_i / \lambda_1$")
     panels[0].legend(fontsize=8)
+    plt.close(figure)  # the caller shows it; an open figure would be shown a second time
     return figure
 
 
@@ -149,6 +151,7 @@ def draw_place(found: dict[str, Course], gain: dict[int, float]) -> Figure:
     right.plot(list(gain), list(gain.values()), "o-", color=COLOURS["SepPGD"])
     right.axhline(0, color="#9aa3ad", linewidth=0.8)
     right.set(xlabel="k", ylabel="gain of SepPGD in dB")
+    plt.close(figure)  # the caller shows it; an open figure would be shown a second time
     return figure
 
 
@@ -164,6 +167,7 @@ def draw_energy(found: dict[str, Course]) -> Figure:
         axes.set(title=name, xlabel="cycles a pixel")
         axes.legend(fontsize=8)
     panels[0].set_ylabel("energy of the error")
+    plt.close(figure)  # the caller shows it; an open figure would be shown a second time
     return figure
 
 
@@ -180,4 +184,5 @@ def draw_noise(runs: dict[tuple[float, str], ImageRun]) -> Figure:
         axes.set(title=f"noise {level:g}", xlabel="iteration")
     row[0, 0].set_ylabel("PSNR in dB, clean image")
     row[0, 0].legend()
+    plt.close(figure)  # the caller shows it; an open figure would be shown a second time
     return figure

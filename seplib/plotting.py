@@ -192,7 +192,8 @@ def slider(left: np.ndarray, right: np.ndarray, labels: tuple[str, str]) -> HTML
     One piece of HTML with both pictures inside: it needs no script file and no network.
 
     Args:
-        left, right: ``(3, H, W)`` of equal size with values in [0, 1]; values outside are clipped for display.
+        left: ``(3, H, W)`` with values in [0, 1]; values outside are clipped for display.
+        right: the other one, of equal size.
         labels: what they are, in plain text.
 
     Raises:

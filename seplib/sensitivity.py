@@ -263,4 +263,5 @@ def draw(found: pd.DataFrame) -> Figure:
         axes.set_axis_off()
     for row in panels:
         row[0].set_ylabel("gain in dB")
+    plt.close(figure)  # the caller shows it; an open figure would be shown a second time
     return figure
