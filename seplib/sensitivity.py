@@ -1,6 +1,6 @@
 """One setting of the image experiment varied at a time (Secs. A.1.4 and A.1.5, Tables 2-7)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from seplib import claims, metrics
 from seplib.plotting import COLOURS
-from seplib.profiles.images import ImageSettings, ReadingSettings, SensitivitySettings
+from seplib.profiles.images import ImageSettings, SensitivitySettings
 from seplib.runs import ImageRun, fit_image
 
 # Row of Table 5 to what it changes. Networks without a periodic activation start from PyTorch's own initial law: SIREN's
@@ -121,28 +121,36 @@ def run_cells(target: Tensor, study: SensitivitySettings, seed: int, device: tor
     return pd.DataFrame(rows)
 
 
-def compare_readings(target: Tensor, study: ReadingSettings, seed: int, device: torch.device) -> pd.DataFrame:
-    """Plain SepNN under every reading of what Sec. A.12 leaves open, beside the number that Table 2 prints.
+def compare_readings(
+    target: Tensor,
+    run: ImageSettings,
+    readings: Mapping[str, Mapping[str, Any]],
+    printed: float,
+    seed: int,
+    device: torch.device,
+) -> pd.DataFrame:
+    """Plain SepNN under every reading of what Sec. A.12 leaves open, beside the number that the paper prints.
 
     Args:
         target: ``(3, H, W)``.
-        study: of the profile.
+        run: settings that the readings change.
+        readings: name to what it changes.
+        printed: the paper's PSNR in dB.
         seed: of the initial weights.
         device: where to compute.
 
     Returns:
         One row a reading: ``PSNR`` of the last iteration, of the ``best`` one and of the last with its output ``clipped`` to
-        [0, 1], and ``distance`` of the first from the paper's, all in dB.
+        [0, 1], and ``distance`` of the first from the printed one, all in dB.
     """
-    printed = claims.printed("table-2", "SepNN", "70")
     rows = []
-    for name, change in {"reference": {}, **study.readings}.items():
-        run = fit_image(target, "SepNN", replace(study.run, **change), seed, device)
-        clipped = metrics.psnr(torch.from_numpy(run.image).clamp(0, 1), target)
+    for name, change in readings.items():
+        found = fit_image(target, "SepNN", replace(run, **change), seed, device)
+        clipped = metrics.psnr(torch.from_numpy(found.image).clamp(0, 1), target)
         rows.append(
             {
-                "reading": name, "PSNR": run.psnr[-1], "best": run.psnr.max(), "clipped": clipped,
-                "distance": abs(run.psnr[-1] - printed), "seconds": run.history.seconds[-1],
+                "reading": name, "PSNR": found.psnr[-1], "best": found.psnr.max(), "clipped": clipped,
+                "distance": abs(found.psnr[-1] - printed), "seconds": found.history.seconds[-1],
             }
         )  # fmt: skip
     return pd.DataFrame(rows)
