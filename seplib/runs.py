@@ -194,7 +194,7 @@ def step_seconds(
 
 
 def image_arguments(target, method, settings, seed, device, mask=None, reference=None) -> tuple:
-    """What determines a run, and with it the key of a stored one."""
+    """What determines a run, and with it the key of a stored one (Sec. A.12)."""
     network = dict(rank=settings.rank, width=settings.width, depth=settings.depth, omega=settings.omega)
     descent = dict(learning_rate=settings.learning_rate, iterations=settings.iterations)
     modulation = dict(k=settings.k, update_every=settings.update_every) if method == "SepPGD" else None
