@@ -7,7 +7,7 @@ stored, so that the ``smoke`` profile and the tests always compute.
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from seplib import claims, metrics
 from seplib.factors import FactorMLP, FourierFeatures
 from seplib.preconditioning import SepPGD
 from seplib.profiles.images import ImageSettings
+from seplib.profiles.surfaces import SurfaceSettings
 from seplib.separable import CP
 from seplib.targets import ImageTarget
 from seplib.training import Callback, History, State, fit
@@ -160,51 +161,78 @@ def fit_image(
     Raises:
         ValueError: an unknown method; whatever :func:`seplib.training.fit` and :class:`seplib.SepPGD` refuse.
     """
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    return stored(_fit_image, determinants(target, method, settings, seed, device, mask, reference))
+
+
+def stored(function: Callable, arguments: tuple) -> Any:
+    """Call a run's function, or read its result from ``$SEPLIB_CACHE`` if that is set and holds it (Sec. A.12).
+
+    Args:
+        function: takes the arguments and the folder of the checkpoints, None without a cache.
+        arguments: from :func:`determinants`.
+    """
     location = os.environ.get("SEPLIB_CACHE")
-    run = joblib.Memory(location, verbose=0).cache(_fit_image, ignore=["checkpoints"])
-    checkpoints = Path(location) / "checkpoints" if location else None
-    return run(*_arguments(target, method, settings, seed, device, mask, reference), checkpoints=checkpoints)
+    run = joblib.Memory(location, verbose=0).cache(function, ignore=["checkpoints"])
+    return run(*arguments, checkpoints=Path(location) / "checkpoints" if location else None)
 
 
 def step_seconds(
-    target: torch.Tensor, settings: ImageSettings, seed: int, device: torch.device, rounds: int = 3
+    target: torch.Tensor,
+    settings: ImageSettings | SurfaceSettings,
+    seed: int,
+    device: torch.device,
+    rounds: int = 3,
+    train: Callable | None = None,
 ) -> dict[str, float]:
     """Seconds of one iteration by method, preconditioner updates included (Fig. 2(b), time axis).
 
     Stored runs may come from different days and loads, so time is measured here and now: short runs of the methods in
-    turn, the median over the rounds. What the image shows does not enter.
+    turn, the median over the rounds. What the data show does not enter.
 
     Args:
-        target: ``(3, H, W)``.
+        target: ``(3, H, W)``, or what else ``train`` takes.
         settings: of the profile; two update periods are timed behind a first one that warms up.
         seed: of the initial weights.
         device: where to compute.
         rounds: number of turns.
+        train: makes a run with a ``history`` from :func:`determinants`, never stored; that of an image if None.
     """
-    period = settings.update_every
+    period, train = settings.update_every, train or _train_image
     short = dataclasses.replace(settings, iterations=3 * period)
     times: dict[str, list[float]] = {method: [] for method in METHODS}
     for _ in range(rounds):
         for method in METHODS:
-            run = _train_image(*_arguments(target, method, short, seed, device), checkpoints=None)
+            run = train(*determinants(target, method, short, seed, device), checkpoints=None)
             times[method].append((run.history.seconds[3 * period] - run.history.seconds[period]) / (2 * period))
     return {method: float(np.median(seconds)) for method, seconds in times.items()}
 
 
-def _arguments(target, method, settings, seed, device, mask=None, reference=None) -> tuple:
-    """What determines a run, and with it the key of a stored one."""
+def determinants(
+    target: torch.Tensor,
+    method: str,
+    settings: ImageSettings | SurfaceSettings,
+    seed: int,
+    device: torch.device,
+    mask: torch.Tensor | None = None,
+    reference: torch.Tensor | None = None,
+) -> tuple:
+    """What determines a run, and with it the key of a stored one (Sec. A.12).
+
+    Raises:
+        ValueError: an unknown method.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     network = dict(rank=settings.rank, width=settings.width, depth=settings.depth, omega=settings.omega)
     descent = dict(learning_rate=settings.learning_rate, iterations=settings.iterations)
     modulation = dict(k=settings.k, update_every=settings.update_every) if method == "SepPGD" else None
     # A choice that Sec. A.12 does not vary enters where it differs from the default: a new one leaves stored runs valid.
-    network |= {name: value for name, default in CHOICES.items() if (value := getattr(settings, name)) != default}
-    descent |= {name: value for name, default in ADAM.items() if (value := getattr(settings, name)) != default}
+    network |= {name: value for name, default in CHOICES.items() if (value := getattr(settings, name, default)) != default}
+    descent |= {name: value for name, default in ADAM.items() if (value := getattr(settings, name, default)) != default}
     data = {"mask": mask, "reference": reference}
     descent |= {name: tensor.numpy() for name, tensor in data.items() if tensor is not None}
-    if modulation and settings.g != "flat":
-        modulation["g"] = settings.g
+    if modulation and (g := getattr(settings, "g", "flat")) != "flat":
+        modulation["g"] = g
     return target.numpy(), network, descent, modulation, seed, device.type, NUMERICS
 
 
@@ -242,18 +270,12 @@ def _fit_image(target, network, descent, modulation, seed, device, numerics, che
 
 def _train_image(target, network, descent, modulation, seed, device, numerics, checkpoints) -> ImageRun:
     values = torch.from_numpy(target).to(device)
-    model, axes = image_network(values, seed, **CHOICES | network)
-    adam = {name: descent.get(name, default) for name, default in ADAM.items()}
-    optimizer = torch.optim.Adam(model.parameters(), lr=descent["learning_rate"], **adam, fused=True)
-    preconditioner = SepPGD(model, axes, **modulation) if modulation else None
+    model, axes, optimizer, preconditioner = prepare(values, network, descent, modulation, seed)
     known = torch.from_numpy(descent["mask"]).to(device) if "mask" in descent else None
     callbacks = []
     if "reference" in descent:
         callbacks.append(_judge(torch.from_numpy(descent["reference"]).to(device), known, descent["iterations"]))
-    checkpoint = None
-    if checkpoints is not None:
-        key = joblib.hash((target, network, descent, modulation, seed, device, numerics))
-        checkpoint = checkpoints / f"{key}.pt"
+    checkpoint = checkpoint_path(checkpoints, (target, network, descent, modulation, seed, device, numerics))
     history = fit(
         model,
         axes,
@@ -272,6 +294,26 @@ def _train_image(target, network, descent, modulation, seed, device, numerics, c
     fitted = target.size if known is None else len(target) * int(known.sum())
     mse = 2 * np.array(history.loss).sum(1) / fitted
     return ImageRun(history, result, -10 * np.log10(mse), claims.provenance(device))
+
+
+def prepare(
+    values: torch.Tensor, network: dict, descent: dict, modulation: dict | None, seed: int
+) -> tuple[CP, list[torch.Tensor], torch.optim.Adam, SepPGD | None]:
+    """Network, axes, optimizer and preconditioner of a run from its :func:`determinants` (Sec. A.12).
+
+    Args:
+        values: ``(E, n_1, ..., n_D)``.
+        network, descent, modulation, seed: as there.
+    """
+    model, axes = image_network(values, seed, **CHOICES | network)
+    adam = {name: descent.get(name, default) for name, default in ADAM.items()}
+    optimizer = torch.optim.Adam(model.parameters(), lr=descent["learning_rate"], **adam, fused=True)
+    return model, axes, optimizer, SepPGD(model, axes, **modulation) if modulation else None
+
+
+def checkpoint_path(checkpoints: Path | None, arguments: tuple) -> Path | None:
+    """File that an interrupted run with these :func:`determinants` goes on from, None without a cache (Sec. A.12)."""
+    return None if checkpoints is None else checkpoints / f"{joblib.hash(arguments)}.pt"
 
 
 def _judge(reference: torch.Tensor, known: torch.Tensor | None, last: int) -> Callback:
