@@ -72,7 +72,40 @@ def _train_surface(target, network, descent, modulation, seed, device, numerics,
     history = fit(
         model, axes, values, optimizer, preconditioner, last, callbacks, checkpoint, checkpoint_every=50, streamed=True
     )
-    factors = [f[0].cpu().numpy() for f in model.scaled_factors(axes)]
+    with torch.no_grad():
+        factors = [matrix[0].cpu().numpy() for matrix in model.matrices(axes)]
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
     return SurfaceRun(history, factors, claims.provenance(device))
+
+
+def judge(volume: Bool[Tensor, "n1 n2 n3"], axes: Sequence[Tensor], every: int, last: int) -> Callback:
+    """A callback that measures the metric "IoU" after every ``every`` updates and the last (Fig. 3)."""
+
+    def measure(state: State) -> dict[str, float] | None:
+        if state.iteration % every and state.iteration != last:
+            return None
+        with torch.no_grad():
+            return {"IoU": iou(state.model.matrices(axes), volume)}
+
+    return measure
+
+
+def iou(factors: Sequence[Tensor], volume: Bool[Tensor, "n1 n2 n3"]) -> float:
+    """Intersection over union of a CP product at threshold 1/2 and a volume, slab by slab (Sec. 5, Fig. 3).
+
+    Args:
+        factors: three matrices ``(1, n_d, R)``.
+        volume: whether each voxel is inside.
+
+    >>> iou([torch.ones(1, n, 1) for n in (2, 3, 4)], torch.ones(2, 3, 4, dtype=torch.bool))
+    1.0
+    """
+    first, *rest = factors
+    step = max(1, 4 * tensorops.SLAB // volume[0].numel())
+    both = either = 0
+    for rows, inside in zip(first.split(step, dim=1), volume.split(step)):
+        found = tensorops.cp_product([rows, *rest])[0] > 0.5
+        both += (found & inside).sum().item()
+        either += (found | inside).sum().item()
+    return both / either if either else 1.0
