@@ -14,8 +14,8 @@ from torch import Tensor
 
 from seplib import metrics
 from seplib.preconditioning import SepPGD
-from seplib.runs import CHOICES, image_network
 from seplib.separable import CP
+from seplib.setups import CHOICES, image_network
 from seplib.training import fit, write_atomic
 
 METHODS = ("seppgd", "sepnn")

@@ -6,23 +6,19 @@ stored, so that the ``smoke`` profile and the tests always compute.
 """
 
 import dataclasses
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 import pandas as pd
 import torch
 
 from seplib import claims, metrics
-from seplib.factors import FactorMLP, FourierFeatures
-from seplib.preconditioning import SepPGD
+from seplib.caching import checkpoint_path, stored
 from seplib.profiles.images import ImageSettings
 from seplib.profiles.surfaces import SurfaceSettings
-from seplib.separable import CP
+from seplib.setups import CHOICES, DESCENT, prepare
 from seplib.targets import ImageTarget
 from seplib.training import Callback, History, State, fit
 
@@ -31,9 +27,6 @@ from seplib.training import Callback, History, State, fit
 NUMERICS = 1
 
 METHODS = ("SepNN", "SepPGD")
-# What an image's network can be told beyond Sec. A.12, with what it is when nothing is said.
-CHOICES = dict(activation="sine", parametrization="siren", scale="rank", low=-1.0, features=0, frequency=0.0, last=1.0)
-ADAM = dict(eps=1e-8, amsgrad=False)
 
 
 @dataclass(frozen=True)
@@ -161,19 +154,7 @@ def fit_image(
     Raises:
         ValueError: an unknown method; whatever :func:`seplib.training.fit` and :class:`seplib.SepPGD` refuse.
     """
-    return stored(_fit_image, determinants(target, method, settings, seed, device, mask, reference))
-
-
-def stored(function: Callable, arguments: tuple) -> Any:
-    """Call a run's function, or read its result from ``$SEPLIB_CACHE`` if that is set and holds it (Sec. A.12).
-
-    Args:
-        function: takes the arguments and the folder of the checkpoints, None without a cache.
-        arguments: from :func:`determinants`.
-    """
-    location = os.environ.get("SEPLIB_CACHE")
-    run = joblib.Memory(location, verbose=0).cache(function, ignore=["checkpoints"])
-    return run(*arguments, checkpoints=Path(location) / "checkpoints" if location else None)
+    return stored(_fit_image, image_arguments(target, method, settings, seed, device, mask, reference))
 
 
 def step_seconds(
@@ -195,19 +176,19 @@ def step_seconds(
         seed: of the initial weights.
         device: where to compute.
         rounds: number of turns.
-        train: makes a run with a ``history`` from :func:`determinants`, never stored; that of an image if None.
+        train: makes a run with a ``history`` from :func:`image_arguments`, never stored; that of an image if None.
     """
     period, train = settings.update_every, train or _train_image
     short = dataclasses.replace(settings, iterations=3 * period)
     times: dict[str, list[float]] = {method: [] for method in METHODS}
     for _ in range(rounds):
         for method in METHODS:
-            run = train(*determinants(target, method, short, seed, device), checkpoints=None)
+            run = train(*image_arguments(target, method, short, seed, device), checkpoints=None)
             times[method].append((run.history.seconds[3 * period] - run.history.seconds[period]) / (2 * period))
     return {method: float(np.median(seconds)) for method, seconds in times.items()}
 
 
-def determinants(
+def image_arguments(
     target: torch.Tensor,
     method: str,
     settings: ImageSettings | SurfaceSettings,
@@ -227,8 +208,12 @@ def determinants(
     descent = dict(learning_rate=settings.learning_rate, iterations=settings.iterations)
     modulation = dict(k=settings.k, update_every=settings.update_every) if method == "SepPGD" else None
     # A choice that Sec. A.12 does not vary enters where it differs from the default: a new one leaves stored runs valid.
-    network |= {name: value for name, default in CHOICES.items() if (value := getattr(settings, name, default)) != default}
-    descent |= {name: value for name, default in ADAM.items() if (value := getattr(settings, name, default)) != default}
+    network |= {
+        name: value for name, default in CHOICES.items() if (value := getattr(settings, name, default)) != default
+    }
+    descent |= {
+        name: value for name, default in DESCENT.items() if (value := getattr(settings, name, default)) != default
+    }
     data = {"mask": mask, "reference": reference}
     descent |= {name: tensor.numpy() for name, tensor in data.items() if tensor is not None}
     if modulation and (g := getattr(settings, "g", "flat")) != "flat":
@@ -236,43 +221,21 @@ def determinants(
     return target.numpy(), network, descent, modulation, seed, device.type, NUMERICS
 
 
-def image_network(
-    values: torch.Tensor, seed: int, *, scale: str | None, low: float, features: int, frequency: float, last: float, **factor
-) -> tuple[CP, list[torch.Tensor]]:
-    """The CP network and the axes that an image is fitted with, one copy a channel (Sec. A.12).
-
-    Args:
-        values: ``(C, H, W)``; its dtype and device are theirs.
-        seed: of the initial weights.
-        scale: of :class:`seplib.CP`.
-        low: the axes run from here to 1.
-        features: number of Fourier features, none if 0.
-        frequency: their scale.
-        last: factor on the initial weights of the last layer.
-        factor: for :class:`seplib.FactorMLP`.
-    """
-    place = dict(generator=torch.Generator().manual_seed(seed), dtype=values.dtype, device=values.device)
-    factors = []
-    for _ in values.shape[1:]:
-        encoding = FourierFeatures(features, frequency, **place) if features else None
-        network = FactorMLP(**factor, encoding=encoding, ensemble=len(values), **place)
-        with torch.no_grad():
-            network.weights[-1].mul_(last)
-        factors.append(network)
-    axes = [torch.linspace(low, 1, n, dtype=values.dtype, device=values.device) for n in values.shape[1:]]
-    return CP(factors, scale), axes
-
-
 # joblib drops a function's stored results when the function's own source changes, so this one only hands on.
 def _fit_image(target, network, descent, modulation, seed, device, numerics, checkpoints):
     return _train_image(target, network, descent, modulation, seed, device, numerics, checkpoints)
 
 
-def _train_image(target, network, descent, modulation, seed, device, numerics, checkpoints) -> ImageRun:
+def _train_image(
+    target, network, descent, modulation, seed, device, numerics, checkpoints, callbacks: Sequence[Callback] = ()
+) -> ImageRun:
+    """Train from what :func:`image_arguments` gives, nothing stored (Sec. A.12)."""
     values = torch.from_numpy(target).to(device)
     model, axes, optimizer, preconditioner = prepare(values, network, descent, modulation, seed)
     known = torch.from_numpy(descent["mask"]).to(device) if "mask" in descent else None
-    callbacks = []
+    callbacks = list(callbacks)
+    if "decay" in descent:
+        callbacks.append(_decay(descent["learning_rate"], descent["decay"], descent["iterations"]))
     if "reference" in descent:
         callbacks.append(_judge(torch.from_numpy(descent["reference"]).to(device), known, descent["iterations"]))
     checkpoint = checkpoint_path(checkpoints, (target, network, descent, modulation, seed, device, numerics))
@@ -296,24 +259,14 @@ def _train_image(target, network, descent, modulation, seed, device, numerics, c
     return ImageRun(history, result, -10 * np.log10(mse), claims.provenance(device))
 
 
-def prepare(
-    values: torch.Tensor, network: dict, descent: dict, modulation: dict | None, seed: int
-) -> tuple[CP, list[torch.Tensor], torch.optim.Adam, SepPGD | None]:
-    """Network, axes, optimizer and preconditioner of a run from its :func:`determinants` (Sec. A.12).
+def _decay(rate: float, share: float, last: int) -> Callback:
+    """A callback that lets the rate fall to zero over the last updates; a function of the iteration, so it resumes."""
 
-    Args:
-        values: ``(E, n_1, ..., n_D)``.
-        network, descent, modulation, seed: as there.
-    """
-    model, axes = image_network(values, seed, **CHOICES | network)
-    adam = {name: descent.get(name, default) for name, default in ADAM.items()}
-    optimizer = torch.optim.Adam(model.parameters(), lr=descent["learning_rate"], **adam, fused=True)
-    return model, axes, optimizer, SepPGD(model, axes, **modulation) if modulation else None
+    def decay(state: State) -> None:
+        for group in state.optimizer.param_groups:
+            group["lr"] = rate * min(1, (1 - state.iteration / last) / share)
 
-
-def checkpoint_path(checkpoints: Path | None, arguments: tuple) -> Path | None:
-    """File that an interrupted run with these :func:`determinants` goes on from, None without a cache (Sec. A.12)."""
-    return None if checkpoints is None else checkpoints / f"{joblib.hash(arguments)}.pt"
+    return decay
 
 
 def _judge(reference: torch.Tensor, known: torch.Tensor | None, last: int) -> Callback:

@@ -1,7 +1,7 @@
 """A solid fitted as an occupancy volume, SepNN against SepPGD, judged by IoU (Sec. A.12, Fig. 3)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,9 +9,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from seplib import claims, metrics, tensorops
+from seplib import claims, tensorops
+from seplib.caching import checkpoint_path, stored
 from seplib.profiles.surfaces import SurfaceSettings
-from seplib.runs import METHODS, checkpoint_path, determinants, prepare, stored
+from seplib.runs import image_arguments
+from seplib.setups import prepare
 from seplib.training import Callback, History, State, fit
 
 
@@ -49,11 +51,11 @@ def fit_surface(
     Raises:
         ValueError: an unknown method; whatever :func:`seplib.training.fit` and :class:`seplib.SepPGD` refuse.
     """
-    return stored(_fit_surface, _determinants(volume, method, settings, seed, device))
+    return stored(_fit_surface, _arguments(volume, method, settings, seed, device))
 
 
-def _determinants(volume, method, settings, seed, device) -> tuple:
-    target, network, descent, *rest = determinants(volume, method, settings, seed, device)
+def _arguments(volume, method, settings, seed, device) -> tuple:
+    target, network, descent, *rest = image_arguments(volume, method, settings, seed, device)
     return target, network, descent | {"every": settings.every}, *rest
 
 
@@ -68,7 +70,7 @@ def _train_surface(target, network, descent, modulation, seed, device, numerics,
     model, axes, optimizer, preconditioner = prepare(values, network, descent, modulation, seed)
     checkpoint = checkpoint_path(checkpoints, (target, network, descent, modulation, seed, device, numerics))
     last = descent["iterations"]
-    callbacks = [judge(volume, axes, descent["every"], last)]
+    callbacks = [judge(volume, descent["every"], last)]
     history = fit(
         model, axes, values, optimizer, preconditioner, last, callbacks, checkpoint, checkpoint_every=50, streamed=True
     )
@@ -79,14 +81,14 @@ def _train_surface(target, network, descent, modulation, seed, device, numerics,
     return SurfaceRun(history, factors, claims.provenance(device))
 
 
-def judge(volume: Bool[Tensor, "n1 n2 n3"], axes: Sequence[Tensor], every: int, last: int) -> Callback:
+def judge(volume: Bool[Tensor, "n1 n2 n3"], every: int, last: int) -> Callback:
     """A callback that measures the metric "IoU" after every ``every`` updates and the last (Fig. 3)."""
 
     def measure(state: State) -> dict[str, float] | None:
         if state.iteration % every and state.iteration != last:
             return None
         with torch.no_grad():
-            return {"IoU": iou(state.model.matrices(axes), volume)}
+            return {"IoU": iou(state.model.matrices(state.axes), volume)}
 
     return measure
 

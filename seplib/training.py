@@ -24,14 +24,19 @@ class State:
     Attributes:
         iteration: number of updates made so far, 0 to ``iterations``.
         model: the network.
+        axes: the training grid or points, as given.
         target: the data, ``(E, n_1, ..., n_D)`` or ``(E, N)``.
+        optimizer, preconditioner: what moves the model; None for no preconditioner.
         seconds: training time so far; the callbacks' own time is left out.
         predict: gives the prediction; a streamed run forms it only if a callback asks.
     """
 
     iteration: int
     model: torch.nn.Module
+    axes: Sequence[Tensor] | Tensor
     target: Tensor
+    optimizer: torch.optim.Optimizer
+    preconditioner: Preconditioning | None
     seconds: float
     predict: Callable[[], Tensor]
 
@@ -147,7 +152,9 @@ def fit(
                 history.loss.append(loss.tolist())
             elapsed_now = elapsed + time.perf_counter() - began
             history.seconds.append(elapsed_now)
-            state = State(iteration, model, target, elapsed_now, data.prediction)
+            state = State(
+                iteration, model, axes, target, optimizer, preconditioner, elapsed_now, data.prediction
+            )
             paused = time.perf_counter()
             for callback in callbacks:
                 for name, value in (callback(state) or {}).items():

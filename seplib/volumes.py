@@ -136,7 +136,9 @@ def read_mesh(path: str | Path) -> Mesh:
     try:
         data = gzip.decompress(path.read_bytes()) if kind.endswith(".gz") else path.read_bytes()
         loaded = trimesh.load(io.BytesIO(data), file_type=kind.split(".")[1], process=False, force="mesh")
-        return Mesh(np.asarray(loaded.vertices, dtype=np.float64).reshape(-1, 3), np.asarray(loaded.faces).reshape(-1, 3))
+        return Mesh(
+            np.asarray(loaded.vertices, dtype=np.float64).reshape(-1, 3), np.asarray(loaded.faces).reshape(-1, 3)
+        )
     except FileNotFoundError:
         raise ValueError(f"there is no mesh file {path}") from None
     except Exception as error:  # whatever a damaged file provokes in the reader

@@ -50,7 +50,12 @@ def test_cells_of_a_study_share_runs_and_noise_is_judged_by_the_clean_image(monk
     frame = sensitivity.run_cells(values, study, 0, CPU)
     plain = frame[frame.row == "SepNN"]
     assert plain[plain.table.isin(["table-2", "table-4"])].PSNR.nunique() == 1
-    assert len(calls) == len({(c.method, c.settings, c.noise) for c in sensitivity.cells(study)}) < len(frame)
+    distinct = {(c.method, c.settings, c.noise) for c in sensitivity.cells(study)}
+    assert len(calls) == len(distinct) + 2 < len(frame)  # a second seed for the two cells with nothing varied
+    head = [fit_image(values, "SepNN", run, seed, CPU).psnr[-1] for seed in (0, 1)]
+    assert plain.PSNR.iloc[0] == pytest.approx(sum(head) / 2)
+    assert plain.spread.iloc[0] == pytest.approx(abs(head[0] - head[1]) / 2**0.5)
+    assert frame[frame.table == "table-7"].spread.isna().all()
     noisy = frame[frame.table == "table-7"].iloc[0]
     fitted = fit_image(sensitivity.noisy(values, 0.3, 0), "SepNN", run, 0, CPU)
     judged = -10 * ((torch.from_numpy(fitted.image) - values).double().square().mean()).log10().item()
@@ -72,6 +77,14 @@ def test_gains_are_over_the_plain_network_of_the_same_column():
         )
     )
     assert found.ours.tolist() == [4, -1] and found.paper.tolist() == [1, 3] and found.difference.tolist() == [3, -4]
+
+
+def test_every_cell_has_its_own_verdict():
+    rows = [("30", "SepNN", 20, 25), ("30", "SepPGD", 24, 26), ("40", "SepNN", 21, 25), ("40", "SepPGD", 20, 28)]
+    rows += [("50", "SepNN", 20, 25), ("50", "SepPGD", 22, 26), ("60", "SepNN", 20, 25), ("60", "SepPGD", 21, float("nan"))]
+    found = sensitivity.compare(table("table-3", rows).assign(spread=0.1))
+    assert found.verdict.tolist() == ["", "sign", "", "neither", "", "sign and size", "", ""]
+    assert found.difference.tolist()[:4] == [-5, -2, -4, -8] and found.gain.tolist()[1::2] == [4, -1, 2, 1]
 
 
 def test_criteria_of_table_2():

@@ -27,6 +27,7 @@ class Profile:
     image_inpainting: images.InpaintingSettings
     image_settings: images.ReadingSettings
     image_sensitivity: images.SensitivitySettings
+    image_dynamics: images.DynamicsSettings
     kernel_ridge: preconditioning.RidgeSettings
     non_grid: preconditioning.ScatteredSettings
     seppgd_spectrum: preconditioning.SpectrumSettings

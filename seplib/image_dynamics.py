@@ -1,0 +1,183 @@
+"""Why the image runs end where they end: spikes, the place of the error, noise (Secs. A.1.4 and A.1.5, Fig. 7)."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from seplib.plotting import COLOURS
+from seplib.profiles.images import DynamicsSettings
+from seplib.runs import METHODS, ImageRun, fit_image
+from seplib.sensitivity import noisy
+from seplib.stability import Course, course
+
+# An update that loses this many decibels counts as a spike; the first tenth of a run, where everything moves, does not.
+SPIKE = 0.5
+
+
+def courses(target: Tensor, study: DynamicsSettings, seed: int, device: torch.device) -> dict[str, Course]:
+    """The study's variants by name, each looked at from inside (Fig. 7)."""
+    return {
+        name: course(target, method, replace(study.run, **change), seed, device, study.every, study.products)
+        for name, (method, change) in study.variants.items()
+    }
+
+
+def spikes(psnr: np.ndarray) -> np.ndarray:
+    """Decibels that single updates lose, those above :data:`SPIKE` behind the first tenth of the run (Fig. 7).
+
+    >>> spikes(np.array([9.0, 1.0, *[10.0] * 20, 7.0, 10.0]))
+    array([3.])
+    """
+    drops = -np.diff(psnr)[len(psnr) // 10 :]
+    return drops[drops > SPIKE]
+
+
+def course_table(found: dict[str, Course]) -> pd.DataFrame:
+    """How each variant ends, what its spikes cost, and how close to the edge of stability it runs (Fig. 7).
+
+    The columns: PSNR of the last and of the best update in dB; the number of spikes and the largest in dB; median and
+    maximum, over looks in the second half, of the least stable channel's :func:`seplib.stability.stability`.
+    """
+    rows = []
+    for name, one in found.items():
+        lost = spikes(one.psnr)
+        late = one.stability[len(one.moments) // 2 :].max(1)
+        rows.append(
+            {
+                "run": name, "PSNR": one.psnr[-1], "best PSNR": one.psnr.max(), "spikes": len(lost),
+                "largest": lost.max(initial=0.0), "stability": np.median(late), "stability max": late.max(),
+            }
+        )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def gains(target: Tensor, study: DynamicsSettings, seed: int, device: torch.device) -> dict[int, float]:
+    """SepPGD's gain over SepNN in dB by the number k of modulated eigenvalues: Table 2's runs with g_1."""
+    plain = fit_image(target, "SepNN", study.run, seed, device).psnr[-1]
+    runs = {k: fit_image(target, "SepPGD", replace(study.run, k=k), seed, device) for k in study.ks}
+    return {k: run.psnr[-1] - plain for k, run in runs.items()}
+
+
+def noise_runs(
+    target: Tensor, study: DynamicsSettings, seed: int, device: torch.device
+) -> dict[tuple[float, str], ImageRun]:
+    """Table 7's runs by noise and method: trained on the noisy image, judged by the clean one every ten updates."""
+    return {
+        (noise, method): fit_image(
+            noisy(target, noise, seed), method, study.run, seed, device, reference=target
+        )
+        for noise in study.noises
+        for method in METHODS
+    }  # fmt: skip
+
+
+def judged_at(run: ImageRun) -> np.ndarray:
+    """The updates behind which a run was judged by its reference: every tenth, and the last (Table 7)."""
+    last = len(run.psnr) - 1
+    return np.unique(np.append(np.arange(0, last, 10), last))
+
+
+def stop(run: ImageRun, noise: float) -> int:
+    """Morozov's stopping rule: the first judged update whose mean squared training error is below the noise's variance.
+
+    It needs the noise's size but no clean image (Table 7). Returns the index in the run's metric "judged", the last one if the error never falls that far.
+    """
+    reached = 10 ** (-run.psnr[judged_at(run)] / 10) <= noise**2
+    return int(reached.argmax()) if reached.any() else len(reached) - 1
+
+
+def noise_table(runs: dict[tuple[float, str], ImageRun]) -> pd.DataFrame:
+    """PSNR against the clean image: after the last update, at the best, and where :func:`stop` stops (Table 7)."""
+    rows = []
+    for (noise, method), run in runs.items():
+        judged, at = np.array(run.history.metrics["judged"]), stop(run, noise)
+        rows.append(
+            {
+                "noise": noise, "method": method, "last": judged[-1], "best": judged.max(), "stopped": judged[at],
+                "stopped after": judged_at(run)[at],
+            }
+        )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def draw_courses(found: dict[str, Course]) -> Figure:
+    """PSNR (top) and Adam's linearised step in units of what it can bear (bottom) over the updates (Fig. 7)."""
+    figure, (top, bottom) = plt.subplots(2, 1, figsize=(7.0, 5.2), sharex=True)
+    styles = [COLOURS["SepNN"], COLOURS["SepPGD"], COLOURS["MSK"], COLOURS["MLP (MSK)"]]
+    for (name, one), colour in zip(found.items(), styles):
+        top.plot(one.psnr, color=colour, linewidth=1.0, label=name)
+        bottom.plot(one.moments, one.stability.max(1), "o-", color=colour, markersize=3)
+    start = len(next(iter(found.values())).psnr) // 10
+    top.set(ylabel="PSNR in dB", ylim=(min(one.psnr[start:].min() for one in found.values()) - 1, None))
+    top.legend(fontsize=8)
+    bottom.axhline(1, color="#111111", linewidth=0.8)
+    bottom.set(xlabel="iteration", ylabel="share of the stable limit", ylim=(0, None))
+    return figure
+
+
+def draw_spectra(found: dict[str, Course], ks: Sequence[int]) -> Figure:
+    """Eigenvalues of the factors' pseudo-NTKs at the first and the last look, relative to the largest (Sec. 4)."""
+    figure, panels = plt.subplots(1, 2, figsize=(8.0, 3.2), sharey=True)
+    for axes, name in zip(panels, ("SepNN", "SepPGD")):
+        one = found[name]
+        for look, style in ((0, ":"), (-1, "-")):
+            for d, colour in enumerate((COLOURS["SepNN"], COLOURS["SepPGD"])):
+                values = one.eigenvalues[look, d].mean(0)
+                label = f"axis {d + 1}, iteration {one.moments[look]}"
+                axes.semilogy(range(1, len(values) + 1), values / values[0], style, color=colour, label=label)
+        for k in (min(ks), max(ks)):
+            axes.axvline(k, color="#9aa3ad", linewidth=0.8)
+        axes.set(title=name, xlabel="index", ylim=(1e-8, 2))
+    panels[0].set_ylabel(r"$\lambda_i / \lambda_1$")
+    panels[0].legend(fontsize=8)
+    return figure
+
+
+def draw_place(found: dict[str, Course], gain: dict[int, float]) -> Figure:
+    """Where SepNN's last error lies among the eigenvectors, and what modulating k of them gains (Table 2)."""
+    one = found["SepNN"]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8.0, 3.2))
+    share = one.inside[-1].mean(0)
+    left.plot(range(1, len(share) + 1), share, color=COLOURS["SepNN"])
+    left.set(xlabel="k", ylabel="share of the error in the first k x k", ylim=(0, 1))
+    right.plot(list(gain), list(gain.values()), "o-", color=COLOURS["SepPGD"])
+    right.axhline(0, color="#9aa3ad", linewidth=0.8)
+    right.set(xlabel="k", ylabel="gain of SepPGD in dB")
+    return figure
+
+
+def draw_energy(found: dict[str, Course]) -> Figure:
+    """Energy of the error by spatial frequency at the first, a middle and the last look (Fig. 3)."""
+    figure, panels = plt.subplots(1, 2, figsize=(8.0, 3.2), sharey=True)
+    for axes, name in zip(panels, ("SepNN", "SepPGD")):
+        one = found[name]
+        looks = (0, len(one.moments) // 2, len(one.moments) - 1)
+        for look, shade in zip(looks, (0.35, 0.6, 1.0)):
+            label = f"iteration {one.moments[look]}"
+            axes.semilogy(one.frequency, one.energy[look], color=COLOURS[name], alpha=shade, label=label)
+        axes.set(title=name, xlabel="cycles a pixel")
+        axes.legend(fontsize=8)
+    panels[0].set_ylabel("energy of the error")
+    return figure
+
+
+def draw_noise(runs: dict[tuple[float, str], ImageRun]) -> Figure:
+    """PSNR against the clean image over the updates, the stopping rule's choice as a dot (Table 7)."""
+    noises = sorted({noise for noise, _ in runs})
+    figure, row = plt.subplots(1, len(noises), figsize=(4.0 * len(noises), 3.2), squeeze=False)
+    for axes, level in zip(row[0], noises):
+        for (noise, method), run in runs.items():
+            if noise == level:
+                judged, at, stopped = run.history.metrics["judged"], judged_at(run), stop(run, noise)
+                axes.plot(at, judged, color=COLOURS[method], label=method)
+                axes.plot(at[stopped], judged[stopped], "o", color=COLOURS[method])
+        axes.set(title=f"noise {level:g}", xlabel="iteration")
+    row[0, 0].set_ylabel("PSNR in dB, clean image")
+    row[0, 0].legend()
+    return figure

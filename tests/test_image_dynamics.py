@@ -1,0 +1,125 @@
+"""Adam's edge of stability against dense matrices; spikes, the stopping rule, and the study around them."""
+
+import dataclasses
+
+import dense
+import numpy as np
+import pytest
+import torch
+
+from seplib import SepPGD, fit, image_dynamics, metrics, ntk, profiles, runs, stability
+from seplib.runs import ImageRun, fit_image
+from seplib.training import History
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("amsgrad", [False, True])
+@pytest.mark.parametrize("preconditioned", [False, True])
+def test_stability_is_the_largest_eigenvalue_of_the_dense_step(make_cp, amsgrad, preconditioned):
+    model, axes = make_cp((5, 4), rank=3, width=5)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2, betas=(0.8, 0.9), eps=1e-3, amsgrad=amsgrad)
+    preconditioner = SepPGD(model, axes, k=3, update_every=2) if preconditioned else None
+    target = torch.randn(2, 5, 4)
+    fit(model, axes, target, optimizer, preconditioner, iterations=3)
+    found = stability.stability(model, axes, optimizer, preconditioner, products=500)
+
+    squares = torch.cat(
+        [optimizer.state[p]["max_exp_avg_sq" if amsgrad else "exp_avg_sq"].flatten() for p in model.parameters()]
+    )
+    denominators = (squares / (1 - 0.9**3)).sqrt() + 1e-3
+    for copy in range(2):
+        S = preconditioner.operator().dense()[copy] if preconditioned else torch.eye(20)
+        J = dense.jacobian(model.grid(axes)[copy], list(model.parameters()))
+        eigenvalues = torch.linalg.eigvals(S @ (J / denominators) @ J.T).real
+        assert abs(found[copy] / (eigenvalues.max() * 1e-2 * 0.2 / 3.6) - 1) < 1e-6
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9])
+def test_beyond_its_limit_descent_with_averaged_gradients_grows(momentum):
+    def largest(share):
+        x, m = 1.0, 0.0
+        sharpness = share * (2 + 2 * momentum) / (1 - momentum)
+        for _ in range(4000):
+            m = momentum * m + (1 - momentum) * sharpness * x
+            x -= m
+        return abs(x)
+
+    assert largest(0.99) < 1e-6 and largest(1.01) > 1e6
+
+
+def test_stability_needs_a_step(make_cp):
+    model, axes = make_cp((4, 4))
+    with pytest.raises(ValueError, match="denominators are not known before its first step"):
+        stability.stability(model, axes, torch.optim.Adam(model.parameters()))
+
+
+@pytest.fixture(scope="module")
+def small():
+    study = profiles.get("smoke").image_dynamics
+    run = dataclasses.replace(study.run, size=12, rank=4, width=6, k=3, iterations=40)
+    return dataclasses.replace(study, run=run, every=20, products=5, ks=(2, 3))
+
+
+@pytest.fixture(scope="module")
+def values():
+    return torch.rand(3, 12, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
+
+
+def test_a_course_is_the_run_it_looks_into(small, values):
+    found = image_dynamics.courses(values, small, 0, CPU)
+    run = fit_image(values, "SepPGD", small.run, 0, CPU)
+    one = found["SepPGD"]
+    assert np.array_equal(one.psnr, run.psnr) and one.moments.tolist() == [20, 40]
+    energy = metrics.error_spectrum(torch.from_numpy(run.image), values)[1].numpy()
+    assert np.allclose(one.energy[-1], energy, rtol=1e-4)
+    assert one.eigenvalues.shape == (2, 2, 3, 12) and (np.diff(one.eigenvalues) <= 0).all()
+    assert (np.diff(one.inside) >= -1e-6).all() and np.allclose(one.inside[..., -1], 1)
+    table = image_dynamics.course_table(found).set_index("run")
+    assert table.PSNR["SepPGD"] == run.psnr[-1] and list(table.index) == list(small.variants)
+
+
+def test_the_share_inside_is_that_of_the_leading_eigenvectors(small, values):
+    seen = {}
+
+    def keep(state):
+        seen["model"], seen["axes"], seen["residual"] = state.model, state.axes, state.residual
+
+    runs._train_image(*runs.image_arguments(values, "SepNN", small.run, 0, CPU), checkpoints=None, callbacks=[keep])
+    one = image_dynamics.courses(values, small, 0, CPU)["SepNN"]
+    V = [torch.linalg.eigh(ntk.pseudo(f, x).double())[1][:, :, -3:] for f, x in zip(seen["model"].factors, seen["axes"])]
+    residual = seen["residual"].double()
+    inside = (V[0] @ V[0].mT @ residual @ V[1] @ V[1].mT).square().sum((1, 2)) / residual.square().sum((1, 2))
+    assert np.allclose(one.inside[-1][:, 2], inside, atol=1e-3)
+
+
+def test_a_falling_rate_ends_at_zero_and_changes_nothing_before(small, values):
+    constant = fit_image(values, "SepNN", small.run, 0, CPU)
+    falling = fit_image(values, "SepNN", dataclasses.replace(small.run, decay=0.25), 0, CPU)
+    assert np.array_equal(constant.psnr[:31], falling.psnr[:31])
+    assert abs(np.diff(falling.psnr)[-1]) < 0.3 * abs(np.diff(constant.psnr)[-1])
+
+
+def test_spikes_are_single_losses_behind_the_first_tenth():
+    psnr = np.array([5.0, 1.0, *np.linspace(5, 10, 28)])
+    psnr[20] -= 2
+    assert image_dynamics.spikes(psnr).size == 1
+    assert image_dynamics.spikes(psnr)[0] == pytest.approx(2 - 5 / 27)
+
+
+def run_with(training: list[float], judged: list[float]) -> ImageRun:
+    return ImageRun(History(metrics={"judged": judged}), np.zeros(0), np.array(training), {})
+
+
+def test_training_stops_where_the_error_has_the_noise_s_size():
+    training = np.linspace(10, 30, 31)  # judged after 0, 10, 20 and 30 updates, at 10, 16.7, 23.3 and 30 dB
+    run = run_with(training, [8.0, 14.0, 16.0, 12.0])
+    assert image_dynamics.stop(run, 0.1) == 2  # 20 dB
+    assert image_dynamics.stop(run, 0.3) == 1  # 10.46 dB
+    assert image_dynamics.stop(run, 1e-3) == 3  # never
+    row = image_dynamics.noise_table({(0.1, "SepNN"): run}).iloc[0]
+    assert (row["last"], row.best, row.stopped, row["stopped after"]) == (12.0, 16.0, 16.0, 20)
+
+
+def test_judged_updates_are_every_tenth_and_the_last():
+    assert image_dynamics.judged_at(run_with([0.0] * 26, [])).tolist() == [0, 10, 20, 25]
