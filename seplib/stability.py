@@ -7,7 +7,7 @@ exceeds ``(2 + 2 beta_1) / ((1 - beta_1) lr)`` (Cohen et al., 2022).
 """
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import joblib
 import numpy as np

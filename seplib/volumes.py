@@ -26,6 +26,8 @@ _STANFORD = {
     "stanford-dragon": (None, "fea87ff48f2aba22fb53e7b67c3ff3f7b8c2a3b3a0653af62c48bba67c6d5744"),
 }
 SURFACES = (*_STANFORD, "column")
+# Where the files' second axis comes to lie on a grid like the paper's, its second axis the longest and its third the shortest.
+_UP = {"thai-statue": (0, 1, 0), "stanford-dragon": (-1, 0, 0)}
 # Version of the voxeliser's numbers, part of the name of a stored volume.
 _NUMERICS = 1
 
@@ -38,11 +40,13 @@ class VolumeTarget:
         name: what it shows; another name than asked for if something stands in.
         values: ``(n_1, n_2, n_3)``, whether each voxel's centre lies inside.
         source: where it came from, in words.
+        up: the direction that is upward on a grid like the paper's.
     """
 
     name: str
     values: Bool[Tensor, "n1 n2 n3"]
     source: str
+    up: tuple[int, int, int] = (0, 1, 0)
 
 
 def surface(name: str, sizes: Sequence[int]) -> VolumeTarget:
@@ -73,7 +77,7 @@ def surface(name: str, sizes: Sequence[int]) -> VolumeTarget:
             reasons.append(f"{candidate} ({error if isinstance(error, FileNotFoundError) else type(error).__name__})")
             continue
         instead = f", in place of {', '.join(reasons)}" if reasons else ""
-        return VolumeTarget(candidate, _stored(path, sizes), source + instead)
+        return VolumeTarget(candidate, _stored(path, sizes), source + instead, _UP[candidate])
     return VolumeTarget("column", column(sizes), f"made here by a formula, in place of {', '.join(reasons)}")
 
 
