@@ -96,7 +96,8 @@ def differing(one: np.ndarray, two: np.ndarray, side: int, count: int = 2) -> li
     """Top left corners of the squares in which two pictures differ most, not overlapping (Fig. 3).
 
     Args:
-        one, two: ``(3, H, W)``.
+        one: ``(3, H, W)``.
+        two: of the same shape.
         side: of a square in pixels.
         count: number of squares.
     """

@@ -1,20 +1,25 @@
 """A solid fitted as an occupancy volume, SepNN against SepPGD, judged by IoU (Sec. A.12, Fig. 3)."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import torch
+from IPython.display import HTML, Image
 from jaxtyping import Bool, Float
+from matplotlib.figure import Figure
 from torch import Tensor
 
-from seplib import claims, tensorops
+from seplib import claims, plotting, rendering, tensorops
 from seplib.caching import checkpoint_path, stored
-from seplib.profiles.surfaces import SurfaceSettings
-from seplib.runs import image_arguments
+from seplib.profiles.surfaces import SurfaceSettings, SurfaceStudySettings
+from seplib.runs import METHODS, image_arguments, step_seconds
 from seplib.setups import prepare
 from seplib.training import Callback, History, State, fit
+from seplib.volumes import VolumeTarget
 
 
 @dataclass(frozen=True)
@@ -31,9 +36,173 @@ class SurfaceRun:
     factors: list[np.ndarray]
     provenance: dict[str, Any]
 
-    def values(self, step: int = 1) -> Float[Tensor, "n1 n2 n3"]:
-        """The network's output on the grid, or on every ``step``-th point of each axis (Fig. 3)."""
-        return tensorops.cp_product([torch.from_numpy(f[None, ::step]) for f in self.factors])[0]
+    @property
+    def iou(self) -> np.ndarray:
+        """IoU after every ``every`` updates and the last (Fig. 3)."""
+        return np.array(self.history.metrics["IoU"])
+
+    def values(self) -> Float[Tensor, "n1 n2 n3"]:
+        """The network's output on the grid (Fig. 3)."""
+        return tensorops.cp_product([torch.from_numpy(f)[None] for f in self.factors])[0]
+
+
+Study = dict[tuple[tuple[int, ...], str], list[SurfaceRun]]
+# Blur of what is drawn, in voxels; the data are zeros and ones, and without it only their steps would be seen.
+_BLUR = 0.8
+
+
+def search(small: VolumeTarget, settings: SurfaceStudySettings, seed: int, device: torch.device) -> pd.DataFrame:
+    """What Sec. A.12 leaves open, tried with plain SepNN on a smaller grid: IoU by frequency and scale.
+
+    The columns: w_0, the scale, IoU after the last update, the best, and the mean over the second half of the training. The
+    last column decides: with this learning rate a training can collapse at any time and recover.
+
+    Args:
+        small: on a grid of ``settings.search_sizes``.
+        settings: of the profile.
+        seed: of the initial weights.
+        device: where to compute.
+    """
+    rows = []
+    for omega in settings.omegas:
+        for scale in settings.scales:
+            tried = replace(settings.run, sizes=settings.search_sizes, omega=omega, scale=scale)
+            iou = fit_surface(small.values, "SepNN", tried, seed, device).iou
+            name = "1/sqrt(R)" if scale == "rank" else "none"
+            rows.append((omega, name, iou[-1], iou.max(), iou[len(iou) // 2 :].mean()))
+    return pd.DataFrame(rows, columns=["w0", "scale", "last", "best", "second half"])
+
+
+def study(
+    target: VolumeTarget, small: VolumeTarget, settings: SurfaceStudySettings, seed: int, device: torch.device
+) -> Study:
+    """Both methods at full size with one seed and on the smaller grid with several, each run cached (Fig. 3).
+
+    Args:
+        target: on a grid of ``settings.run.sizes``.
+        small: on a grid of ``settings.search_sizes``.
+        settings: of the profile.
+        seed: the first.
+        device: where to compute.
+
+    Returns:
+        The runs by (sizes, method), one for each seed, full size first.
+    """
+    runs: Study = {}
+    for volume, seeds in ((target.values, 1), (small.values, settings.seeds)):
+        run = replace(settings.run, sizes=tuple(volume.shape))
+        for method in METHODS:
+            fits = [fit_surface(volume, method, run, seed + step, device) for step in range(seeds)]
+            runs[run.sizes, method] = fits
+    return runs
+
+
+def paces(target: VolumeTarget, settings: SurfaceStudySettings, seed: int, device: torch.device) -> dict[str, float]:
+    """Seconds of one iteration at full size by method, measured now, see :func:`seplib.runs.step_seconds` (Fig. 3)."""
+    return step_seconds(target.values, settings.run, seed, device, rounds=1, train=_paced)
+
+
+def table(runs: Study, steps: dict[str, float], every: int) -> pd.DataFrame:
+    """IoU by grid and method (Fig. 3).
+
+    The columns: IoU after the last update, mean and standard deviation over seeds; the best; updates until SepNN's last IoU is
+    first reached; and, at full size and at the pace of :func:`paces`, the seconds of these and of all updates.
+
+    Args:
+        runs: from :func:`study`.
+        steps: seconds of an iteration at full size.
+        every: iterations between two measurements.
+    """
+    rows, full = [], next(iter(runs))[0]
+    for (sizes, method), fits in runs.items():
+        last = np.array([run.iou[-1] for run in fits])
+        course = np.mean([run.iou for run in fits], axis=0)
+        goal = np.mean([run.iou[-1] for run in runs[sizes, METHODS[0]]])
+        updates = len(fits[0].history.loss) - 1
+        reached = min(every * int(np.argmax(course >= goal)), updates) if (course >= goal).any() else np.nan
+        pace = steps[method] if sizes == full else np.nan
+        rows.append(
+            {
+                "grid": " x ".join(map(str, sizes)),
+                "method": method,
+                "IoU": last.mean(),
+                "spread": last.std(ddof=1) if len(fits) > 1 else np.nan,
+                "best": np.mean([run.iou.max() for run in fits]),
+                "updates to SepNN's IoU": reached,
+                "seconds to SepNN's IoU": reached * pace,
+                "seconds": updates * pace,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def cases(runs: Study) -> dict[str, bool]:
+    """The case of the claim ``fig-3-surface``: IoU of SepPGD above that of SepNN after the last update at full size (Fig. 3)."""
+    full = next(iter(runs))[0]
+    plain, ours = (runs[full, method][0] for method in METHODS)
+    return {f"IoU above SepNN's after {len(plain.history.loss) - 1} updates": bool(ours.iou[-1] > plain.iou[-1])}
+
+
+def share_above(runs: Study) -> float:
+    """Share of the measurements at full size, the first left out, at which SepPGD's IoU is above SepNN's (Fig. 3)."""
+    full = next(iter(runs))[0]
+    plain, ours = (runs[full, method][0].iou[1:] for method in METHODS)
+    return float((ours > plain).mean())
+
+
+def draw(runs: Study, steps: dict[str, float], every: int) -> Figure:
+    """IoU over iterations and over time at full size, over iterations on the smaller grid (Fig. 3).
+
+    Args:
+        runs: from :func:`study`.
+        steps: seconds of an iteration at full size.
+        every: iterations between two measurements.
+    """
+    grids = list(dict.fromkeys(sizes for sizes, _ in runs))
+    figure, row = plt.subplots(1, 3, figsize=(9.6, 2.9), sharey=True)
+    for panel, (axes, sizes) in enumerate(zip(row, [grids[0], grids[0], grids[-1]])):
+        for method in METHODS:
+            courses = np.array([run.iou for run in runs[sizes, method]])
+            updates = len(runs[sizes, method][0].history.loss) - 1
+            at = np.minimum(every * np.arange(courses.shape[1]), updates)
+            plotting.band(axes, at * (steps[method] if panel == 1 else 1), courses, method)
+        axes.set(title=" × ".join(map(str, sizes)), xlabel="seconds" if panel == 1 else "iteration")
+    row[0].set_ylabel("IoU")
+    row[0].legend(loc="lower right")
+    plt.close(figure)  # the caller shows it; an open figure would be shown a second time
+    return figure
+
+
+def pictures(target: VolumeTarget, runs: Study, height: int) -> Image:
+    """Surfaces of the data and of both networks, below each the two details in which the networks differ most (Fig. 3).
+
+    Args:
+        target: at full size.
+        runs: from :func:`study`.
+        height: of a picture in pixels.
+    """
+    meshes = {
+        label: rendering.oriented(rendering.isosurface(values, _BLUR), target.up)
+        for label, values in _labelled(target, runs)
+    }
+    first = next(iter(meshes.values())).vertices
+    box = np.stack([first.min(0), first.max(0)])
+    panels = {label: rendering.picture(mesh, box, height) for label, mesh in meshes.items()}
+    _, plain, ours = panels.values()
+    side = min(plain.shape[1:]) // 5
+    return plotting.jpeg(plotting.comparison(panels, rendering.differing(plain, ours, side), side))
+
+
+def solids(target: VolumeTarget, runs: Study) -> HTML:
+    """The same surfaces as solids to turn (Fig. 3)."""
+    return rendering.solids(dict(_labelled(target, runs)), target.up, _BLUR)
+
+
+def _labelled(target: VolumeTarget, runs: Study) -> Iterator[tuple[str, np.ndarray]]:
+    yield "data", target.values.numpy().astype(np.float32)
+    for method in METHODS:
+        run = runs[tuple(target.values.shape), method][0]
+        yield f"{method}, IoU {run.iou[-1]:.3f}", run.values().numpy()
 
 
 def fit_surface(
@@ -61,6 +230,12 @@ def _arguments(volume, method, settings, seed, device) -> tuple:
 
 # joblib drops a function's stored results when the function's own source changes, so this one only hands on.
 def _fit_surface(target, network, descent, modulation, seed, device, numerics, checkpoints):
+    return _train_surface(target, network, descent, modulation, seed, device, numerics, checkpoints)
+
+
+def _paced(target, network, descent, modulation, seed, device, numerics, checkpoints) -> SurfaceRun:
+    """A run that is only timed: its IoU is measured at the end alone."""
+    descent = descent | {"every": descent["iterations"]}
     return _train_surface(target, network, descent, modulation, seed, device, numerics, checkpoints)
 
 
