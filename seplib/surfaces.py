@@ -151,7 +151,7 @@ def share_above(runs: Study) -> float:
 
 
 def draw(runs: Study, steps: dict[str, float], every: int) -> Figure:
-    """IoU over iterations and over time at full size, over iterations on the smaller grid (Fig. 3).
+    """What the IoU lacks to 1, over iterations and over time at full size, over iterations on the smaller grid (Fig. 3).
 
     Args:
         runs: from :func:`study`.
@@ -165,10 +165,10 @@ def draw(runs: Study, steps: dict[str, float], every: int) -> Figure:
             courses = np.array([run.iou for run in runs[sizes, method]])
             updates = len(runs[sizes, method][0].history.loss) - 1
             at = np.minimum(every * np.arange(courses.shape[1]), updates)
-            plotting.band(axes, at * (steps[method] if panel == 1 else 1), courses, method)
-        axes.set(title=" × ".join(map(str, sizes)), xlabel="seconds" if panel == 1 else "iteration")
-    row[0].set_ylabel("IoU")
-    row[0].legend(loc="lower right")
+            plotting.band(axes, at * (steps[method] if panel == 1 else 1), 1 - courses, method)
+        axes.set(yscale="log", title=" × ".join(map(str, sizes)), xlabel="seconds" if panel == 1 else "iteration")
+    row[0].set_ylabel("1 − IoU")
+    row[0].legend()
     plt.close(figure)  # the caller shows it; an open figure would be shown a second time
     return figure
 

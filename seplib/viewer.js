@@ -66,7 +66,10 @@
   const reset = () => { [yaw, pitch, zoom] = [stored.yaw, stored.pitch, 1]; ask(); };
   const show = name => {
     shown = name;
-    for (const button of root.querySelectorAll("button")) button.setAttribute("aria-pressed", button.value === name);
+    for (const button of root.querySelectorAll("button")) {
+      button.setAttribute("aria-pressed", button.value === name);
+      button.style.fontWeight = button.value === name ? 700 : 400;
+    }
     ask();
   };
 
