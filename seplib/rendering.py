@@ -5,6 +5,7 @@ import functools
 import hashlib
 import html
 import json
+import math
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 
@@ -31,12 +32,12 @@ def isosurface(values: np.ndarray, blur: float = 0.0, pool: int = 1) -> Mesh:
         pool: voxels along each side that are averaged into one.
 
     Raises:
-        ValueError: no value on one side of 1/2: there is no surface.
+        ValueError: no value above 1/2.
     """
     values = gaussian_filter(values.astype(np.float32), blur) if blur else values.astype(np.float32)
     values = block_reduce(values, pool, np.mean) if pool > 1 else values
-    if not values.min() < 0.5 < values.max():
-        raise ValueError(f"there is no surface at 1/2 between {values.min():.3g} and {values.max():.3g}")
+    if not values.max() > 0.5:
+        raise ValueError(f"there is no surface: nothing is above 1/2, the highest value is {values.max():.3g}")
     vertices, faces, *_ = marching_cubes(np.pad(values, 1), 0.5, gradient_direction="ascent")  # facing outward
     return Mesh((vertices.astype(np.float64) - 1 + 0.5) * pool - 0.5, faces.astype(np.int64))
 
@@ -61,7 +62,7 @@ def picture(mesh: Mesh, box: np.ndarray, height: int) -> Float[np.ndarray, "3 H 
     corners = np.array([[x, y, z] for x in box[:, 0] for y in box[:, 1] for z in box[:, 2]]) @ _camera()
     low, high = corners.min(0), corners.max(0)
     scale = (2 * height - 1) / (high - low)[1]  # two pixels along each side are averaged into one
-    width = int((high - low)[0] * scale / 2)
+    width = math.ceil((high - low)[0] * scale / 2)
     points = (mesh.vertices @ _camera() - low) * scale
     depth = np.full((2 * height, 2 * width), -np.inf)
     seen = np.zeros(depth.shape, np.int64)

@@ -188,9 +188,9 @@ def pictures(target: VolumeTarget, runs: Study, height: int) -> Image:
     first = next(iter(meshes.values())).vertices
     box = np.stack([first.min(0), first.max(0)])
     panels = {label: rendering.picture(mesh, box, height) for label, mesh in meshes.items()}
-    _, plain, ours = panels.values()
-    side = min(plain.shape[1:]) // 5
-    return plotting.jpeg(plotting.comparison(panels, rendering.differing(plain, ours, side), side))
+    shown = list(panels.values())[-2:]
+    side = min(shown[0].shape[1:]) // 5
+    return plotting.jpeg(plotting.comparison(panels, rendering.differing(shown[0], shown[-1], side), side))
 
 
 def solids(target: VolumeTarget, runs: Study) -> HTML:
@@ -199,10 +199,12 @@ def solids(target: VolumeTarget, runs: Study) -> HTML:
 
 
 def _labelled(target: VolumeTarget, runs: Study) -> Iterator[tuple[str, np.ndarray]]:
+    """What is shown, with its label; a network whose training has collapsed has no surface and is left out."""
     yield "data", target.values.numpy().astype(np.float32)
     for method in METHODS:
         run = runs[tuple(target.values.shape), method][0]
-        yield f"{method}, IoU {run.iou[-1]:.3f}", run.values().numpy()
+        if run.iou[-1] > 0:
+            yield f"{method}, IoU {run.iou[-1]:.3f}", run.values().numpy()
 
 
 def fit_surface(

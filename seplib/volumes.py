@@ -1,9 +1,11 @@
 """Solids as occupancy volumes: what the surface experiment is fitted to (Sec. A.12, Fig. 3)."""
 
+import contextlib
 import gzip
 import hashlib
 import math
 import os
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,7 +120,7 @@ def _stored(path: Path, sizes: Sequence[int]) -> Bool[Tensor, "n1 n2 n3"]:
         return voxelise(read_mesh(path), sizes, turn=True)
     key = hashlib.sha256(path.read_bytes() + repr((tuple(sizes), _NUMERICS)).encode()).hexdigest()
     stored = Path(location) / "volumes" / f"{key}.bits"
-    if stored.exists():
+    with contextlib.suppress(OSError, EOFError, zlib.error):  # not there, or damaged
         content = gzip.decompress(stored.read_bytes())
         if hashlib.sha256(content[32:]).digest() == content[:32]:
             bits = np.unpackbits(np.frombuffer(content[32:], np.uint8), count=int(np.prod(sizes)))

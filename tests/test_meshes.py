@@ -86,7 +86,7 @@ def test_the_volume_of_a_sphere_converges():
 
 def test_a_torus_keeps_its_hole():
     solid = trimesh.creation.torus(12, 5, major_sections=400, minor_sections=200)
-    found = occupancy(Mesh(solid.vertices + [20, 20, 8], solid.faces), (41, 41, 17)).numpy()
+    found = occupancy(Mesh(np.array(solid.vertices) + np.array([20, 20, 8]), solid.faces), (41, 41, 17)).numpy()
     x, y, z = np.moveaxis(centres((41, 41, 17)) - [20, 20, 8], -1, 0)
     distance = np.hypot(np.hypot(x, y) - 12, z)
     assert found[distance < 4.99].all() and not found[distance > 5].any()
