@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from seplib import claims, pictures, profiles, runner
+from seplib import claims, meshes, pictures, profiles, runner, solids
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -38,30 +38,42 @@ def collect(profile: Annotated[str, typer.Option(help=f"One of {', '.join(profil
 
 @app.command()
 def fit(
-    image: Annotated[Path, typer.Argument(help="Image file: grey, RGB or RGBA, any size.")],
+    data: Annotated[
+        Path, typer.Argument(help=f"Image; array with two or three axes, .npy; or mesh, {', '.join(meshes.MESHES)}.")
+    ],
     method: Annotated[str, typer.Option(help=f"One of {', '.join(pictures.METHODS)}.")] = "seppgd",
     inpaint: Annotated[
         Path | None, typer.Option(help="Image of the same size, bright where pixels are missing.")
     ] = None,
     output: Annotated[Path, typer.Option(help="Folder for the results.")] = Path(),
-    iterations: Annotated[int, typer.Option(min=1, help="Number of updates.")] = 1300,
-    rank: Annotated[int, typer.Option(min=1, help="R.")] = 500,
-    width: Annotated[int, typer.Option(min=1, help="W.")] = 500,
-    k: Annotated[int | None, typer.Option(help="Modulated eigenvalues; 70 or the shorter side.")] = None,
+    iterations: Annotated[int | None, typer.Option(min=1, help="Number of updates; 1300, in 3-D 1000.")] = None,
+    rank: Annotated[int | None, typer.Option(min=1, help="R; 500, in 3-D 200.")] = None,
+    width: Annotated[int | None, typer.Option(min=1, help="W; 500, in 3-D 256.")] = None,
+    k: Annotated[int | None, typer.Option(help="Modulated eigenvalues; 70, in 3-D 20, or the shortest side.")] = None,
+    resolution: Annotated[int, typer.Option(help="Of a mesh: voxels along its longest side.")] = 256,
     seed: Annotated[int, typer.Option(help="Of the initial weights.")] = 0,
     device: Annotated[str, typer.Option(help=f"One of {', '.join(profiles.DEVICES)}.")] = "auto",
 ) -> None:
-    """Fit an image of your own; writes NAME-fit.png and NAME-fit.npz."""
-    values = pictures.read(image)
+    """Fit an image or a volume of your own; writes NAME-fit with .png or .npy and .ply, and the network as .npz."""
+    if inpaint and solids.is_volume(data):
+        raise ValueError(f"only an image can be inpainted, got {data}")
+    own = solids.read(data, resolution) if solids.is_volume(data) else None
+    values = own.values if own else pictures.read(data)
     mask = pictures.read_mask(inpaint, values) if inpaint else None
     target = profiles.resolve_device(device)
     pictures.check_writable(output)
-    k = min(70, *values.shape[1:]) if k is None else k
-    sizes = dict(rank=rank, width=width, k=k, iterations=iterations)
-    fitted = pictures.fit_picture(values, method, mask=mask, seed=seed, device=target, **sizes)
-    paths = [output / f"{image.stem}-fit{ending}" for ending in (".png", ".npz")]
-    pictures.save(fitted, *paths)
-    typer.echo(f"PSNR {fitted.psnr:.2f} dB{' on the known pixels' if inpaint else ''}, {fitted.seconds:.0f} s")
+    settings = solids.SETTINGS if values.ndim == 4 else pictures.SETTINGS
+    settings = settings | {"k": min(settings["k"], *values.shape[1:])}
+    chosen = dict(rank=rank, width=width, k=k, iterations=iterations)
+    settings |= {name: value for name, value in chosen.items() if value is not None}
+    fitted = pictures.fit_picture(values, method, mask=mask, seed=seed, device=target, **settings)
+    if own:
+        paths, quality = solids.save(own, fitted, output), own.quality(fitted)
+    else:
+        paths = [output / f"{data.stem}-fit{ending}" for ending in (".png", ".npz")]
+        pictures.save(fitted, *paths)
+        quality = f"PSNR {fitted.psnr:.2f} dB{' on the known pixels' if inpaint else ''}"
+    typer.echo(f"{quality}, {fitted.seconds:.0f} s")
     typer.echo("\n".join(map(str, paths)))
 
 

@@ -95,8 +95,8 @@ def comparison(
     if any(not (0 <= top <= height - side and 0 <= left <= across - side) for top, left in zooms):
         raise ValueError(f"details of {side} pixels at {list(zooms)} reach outside the {height} x {across} image")
     share = len(zooms)
-    figure = plt.figure(figsize=(width, width / len(panels) * (1 + 1 / share) + 0.25))
-    grid = figure.add_gridspec(2, len(panels) * share, height_ratios=[share, 1])
+    figure = plt.figure(figsize=(width, width / len(panels) * (height / across + 1 / share) + 0.25))
+    grid = figure.add_gridspec(2, len(panels) * share, height_ratios=[share * height / across, 1])
     for column, (title, values) in enumerate(panels.items()):
         pixels = np.clip(values, 0, 1).transpose(1, 2, 0)
         main = figure.add_subplot(grid[0, column * share : (column + 1) * share])

@@ -6,22 +6,19 @@ stored, so that the ``smoke`` profile and the tests always compute.
 """
 
 import dataclasses
-import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 import pandas as pd
 import torch
 
 from seplib import claims, metrics
-from seplib.factors import FactorMLP, FourierFeatures
-from seplib.preconditioning import SepPGD
+from seplib.caching import checkpoint_path, stored
 from seplib.profiles.images import ImageSettings
-from seplib.separable import CP
+from seplib.profiles.surfaces import SurfaceSettings
+from seplib.setups import CHOICES, DESCENT, prepare
 from seplib.targets import ImageTarget
 from seplib.training import Callback, History, State, fit
 
@@ -30,9 +27,6 @@ from seplib.training import Callback, History, State, fit
 NUMERICS = 1
 
 METHODS = ("SepNN", "SepPGD")
-# What an image's network can be told beyond Sec. A.12, with what it is when nothing is said.
-CHOICES = dict(activation="sine", parametrization="siren", scale="rank", low=-1.0, features=0, frequency=0.0, last=1.0)
-DESCENT = dict(eps=1e-8, amsgrad=False, decay=0.0)
 
 
 @dataclass(frozen=True)
@@ -160,87 +154,71 @@ def fit_image(
     Raises:
         ValueError: an unknown method; whatever :func:`seplib.training.fit` and :class:`seplib.SepPGD` refuse.
     """
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    location = os.environ.get("SEPLIB_CACHE")
-    run = joblib.Memory(location, verbose=0).cache(_fit_image, ignore=["checkpoints"])
-    checkpoints = Path(location) / "checkpoints" if location else None
-    return run(*image_arguments(target, method, settings, seed, device, mask, reference), checkpoints=checkpoints)
+    return stored(_fit_image, image_arguments(target, method, settings, seed, device, mask, reference))
 
 
 def step_seconds(
-    target: torch.Tensor, settings: ImageSettings, seed: int, device: torch.device, rounds: int = 3
+    target: torch.Tensor,
+    settings: ImageSettings | SurfaceSettings,
+    seed: int,
+    device: torch.device,
+    rounds: int = 3,
+    train: Callable | None = None,
 ) -> dict[str, float]:
     """Seconds of one iteration by method, preconditioner updates included (Fig. 2(b), time axis).
 
     Stored runs may come from different days and loads, so time is measured here and now: short runs of the methods in
-    turn, the median over the rounds. What the image shows does not enter.
+    turn, the median over the rounds. What the data show does not enter.
 
     Args:
-        target: ``(3, H, W)``.
+        target: ``(3, H, W)``, or what else ``train`` takes.
         settings: of the profile; two update periods are timed behind a first one that warms up.
         seed: of the initial weights.
         device: where to compute.
         rounds: number of turns.
+        train: makes a run with a ``history`` from :func:`image_arguments`, never stored; that of an image if None.
     """
-    period = settings.update_every
+    period, train = settings.update_every, train or _train_image
     short = dataclasses.replace(settings, iterations=3 * period)
     times: dict[str, list[float]] = {method: [] for method in METHODS}
     for _ in range(rounds):
         for method in METHODS:
-            run = _train_image(*image_arguments(target, method, short, seed, device), checkpoints=None)
+            run = train(*image_arguments(target, method, short, seed, device), checkpoints=None)
             times[method].append((run.history.seconds[3 * period] - run.history.seconds[period]) / (2 * period))
     return {method: float(np.median(seconds)) for method, seconds in times.items()}
 
 
-def image_arguments(target, method, settings, seed, device, mask=None, reference=None) -> tuple:
-    """What determines a run, and with it the key of a stored one (Sec. A.12)."""
+def image_arguments(
+    target: torch.Tensor,
+    method: str,
+    settings: ImageSettings | SurfaceSettings,
+    seed: int,
+    device: torch.device,
+    mask: torch.Tensor | None = None,
+    reference: torch.Tensor | None = None,
+) -> tuple:
+    """What determines a run, and with it the key of a stored one (Sec. A.12).
+
+    Raises:
+        ValueError: an unknown method.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     network = dict(rank=settings.rank, width=settings.width, depth=settings.depth, omega=settings.omega)
     descent = dict(learning_rate=settings.learning_rate, iterations=settings.iterations)
     modulation = dict(k=settings.k, update_every=settings.update_every) if method == "SepPGD" else None
     # A choice that Sec. A.12 does not vary enters where it differs from the default: a new one leaves stored runs valid.
-    network |= {name: value for name, default in CHOICES.items() if (value := getattr(settings, name)) != default}
-    descent |= {name: value for name, default in DESCENT.items() if (value := getattr(settings, name)) != default}
+    network |= {
+        name: value for name, default in CHOICES.items() if (value := getattr(settings, name, default)) != default
+    }
+    descent |= {
+        name: value for name, default in DESCENT.items() if (value := getattr(settings, name, default)) != default
+    }
     data = {"mask": mask, "reference": reference}
     descent |= {name: tensor.numpy() for name, tensor in data.items() if tensor is not None}
-    if modulation and settings.g != "flat":
-        modulation["g"] = settings.g
+    if modulation and (g := getattr(settings, "g", "flat")) != "flat":
+        modulation["g"] = g
     return target.numpy(), network, descent, modulation, seed, device.type, NUMERICS
-
-
-def image_network(
-    values: torch.Tensor,
-    seed: int,
-    *,
-    scale: str | None,
-    low: float,
-    features: int,
-    frequency: float,
-    last: float,
-    **factor,
-) -> tuple[CP, list[torch.Tensor]]:
-    """The CP network and the axes that an image is fitted with, one copy a channel (Sec. A.12).
-
-    Args:
-        values: ``(C, H, W)``; its dtype and device are theirs.
-        seed: of the initial weights.
-        scale: of :class:`seplib.CP`.
-        low: the axes run from here to 1.
-        features: number of Fourier features, none if 0.
-        frequency: their scale.
-        last: factor on the initial weights of the last layer.
-        factor: for :class:`seplib.FactorMLP`.
-    """
-    place = dict(generator=torch.Generator().manual_seed(seed), dtype=values.dtype, device=values.device)
-    factors = []
-    for _ in values.shape[1:]:
-        encoding = FourierFeatures(features, frequency, **place) if features else None
-        network = FactorMLP(**factor, encoding=encoding, ensemble=len(values), **place)
-        with torch.no_grad():
-            network.weights[-1].mul_(last)
-        factors.append(network)
-    axes = [torch.linspace(low, 1, n, dtype=values.dtype, device=values.device) for n in values.shape[1:]]
-    return CP(factors, scale), axes
 
 
 # joblib drops a function's stored results when the function's own source changes, so this one only hands on.
@@ -253,21 +231,14 @@ def _train_image(
 ) -> ImageRun:
     """Train from what :func:`image_arguments` gives, nothing stored (Sec. A.12)."""
     values = torch.from_numpy(target).to(device)
-    model, axes = image_network(values, seed, **CHOICES | network)
-    rate, descent = descent["learning_rate"], DESCENT | descent
-    adam = dict(eps=descent["eps"], amsgrad=descent["amsgrad"], fused=True)
-    optimizer = torch.optim.Adam(model.parameters(), lr=rate, **adam)
-    preconditioner = SepPGD(model, axes, **modulation) if modulation else None
+    model, axes, optimizer, preconditioner = prepare(values, network, descent, modulation, seed)
     known = torch.from_numpy(descent["mask"]).to(device) if "mask" in descent else None
     callbacks = list(callbacks)
-    if descent["decay"]:
-        callbacks.append(_decay(rate, descent["decay"], descent["iterations"]))
+    if "decay" in descent:
+        callbacks.append(_decay(descent["learning_rate"], descent["decay"], descent["iterations"]))
     if "reference" in descent:
         callbacks.append(_judge(torch.from_numpy(descent["reference"]).to(device), known, descent["iterations"]))
-    checkpoint = None
-    if checkpoints is not None:
-        key = joblib.hash((target, network, descent, modulation, seed, device, numerics))
-        checkpoint = checkpoints / f"{key}.pt"
+    checkpoint = checkpoint_path(checkpoints, (target, network, descent, modulation, seed, device, numerics))
     history = fit(
         model,
         axes,

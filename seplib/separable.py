@@ -56,9 +56,17 @@ class CP(nn.Module):
         Raises:
             ValueError: the number or shape of the axes is wrong.
         """
+        return _CPProduct.apply(*self.matrices(axes))
+
+    def matrices(self, axes: Sequence[Tensor] | Tensor) -> list[Float[Tensor, "E n R"]]:
+        """Factor matrices on the axes, whose CP product is the grid's values, Eq. (2); the scale is in the first.
+
+        Raises:
+            ValueError: the number or shape of the axes is wrong.
+        """
         check_axes(axes, len(self.factors))
         first, *rest = (f(x) for f, x in zip(self.factors, axes))
-        return _CPProduct.apply(self.scale * first, *rest)  # scaling n_1 R numbers, not n_1 ... n_D
+        return [self.scale * first, *rest]  # scaling n_1 R numbers, not n_1 ... n_D
 
     def points(self, X: Tensor) -> Float[Tensor, "E N"]:
         """Values at scattered points, Eq. (2): ``(N, D)`` to ``(E, N)``. Cost: D factor passes over N points.

@@ -96,7 +96,7 @@ class StreamedResidual:
         target: Tensor,
         preconditioner: Preconditioning | None,
     ):
-        if not (hasattr(model, "factors") and hasattr(model, "scale")):
+        if not hasattr(model, "matrices"):
             raise TypeError(f"only a CP network can be streamed, got {type(model).__name__}")
         if isinstance(inputs, Tensor):
             raise ValueError(f"only a grid can be streamed, got scattered points {tuple(inputs.shape)}")
@@ -112,8 +112,7 @@ class StreamedResidual:
 
     def forward(self) -> None:
         """Evaluate the factors and the data's products with them (Eq. (8))."""
-        first, *rest = (f(x) for f, x in zip(self.model.factors, self.axes))
-        self._outputs = [self.model.scale * first, *rest]
+        self._outputs = self.model.matrices(self.axes)
         self.factors = [f.detach() for f in self._outputs]
         self._grams = [f.mT @ f for f in self.factors]
         self._data = tensorops.mttkrp(self.target, self.factors)

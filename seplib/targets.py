@@ -1,4 +1,4 @@
-"""What the networks are fitted to: the images of Sec. A.12, the functions of Eqs. (16)-(18)."""
+"""What the networks are fitted to: images and solids of Sec. A.12, the functions of Eqs. (16)-(18)."""
 
 import hashlib
 import os
@@ -14,6 +14,9 @@ from skimage import data as bundled
 from skimage.transform import resize
 from torch import Tensor
 
+from seplib.meshes import read_mesh, voxelise
+from seplib.volumes import SURFACES, VolumeTarget, surface
+
 # The USC-SIPI volume "misc", and the SHA-256 of each image's decoded pixels (row by row, RGB): one checksum for the
 # archive's TIFF and for a lossless copy in SEPLIB_DATA.
 _ARCHIVE = "https://sipi.usc.edu/database/download.php?vol=misc&img={}"
@@ -26,6 +29,9 @@ _PAPER = {
 _BUNDLED = {"astronaut": "plane", "chelsea": "baboon", "coffee": "peppers"}
 
 IMAGES = (*_PAPER, *_BUNDLED)
+# The solids have modules of their own, and are found here as well.
+__all__ = ["IMAGES", "SURFACES", "ImageTarget", "VolumeTarget", "f1", "f2", "f3", "image", "read_image", "read_mesh"]
+__all__ += ["surface", "truncate", "voxelise"]
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ print(peak() - before)
 def test_too_large_is_said_before_it_starts(monkeypatch):
     memory = psutil.virtual_memory()._replace(available=10**6)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
-    message = "an image of 400 x 300 pixels with 3 channels, rank 500 and width 500 needs about 0.2 GB, 0.0 GB are free"
+    message = "an image of 400 x 300 pixels with 3 channels, rank 500 and width 500 needs about 0.1 GB, 0.0 GB are free"
     with pytest.raises(ValueError, match=message):
         pictures.fit_picture(torch.rand(3, 300, 400))
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from seplib.profiles import approximation, images, kernels, preconditioning
+from seplib.profiles import approximation, images, kernels, preconditioning, surfaces
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -32,9 +32,10 @@ class Profile:
     non_grid: preconditioning.ScatteredSettings
     seppgd_spectrum: preconditioning.SpectrumSettings
     complexity: preconditioning.ComplexitySettings
+    surface: surfaces.SurfaceStudySettings
 
 
-_GROUPS = (images, kernels, approximation, preconditioning)
+_GROUPS = (images, kernels, approximation, preconditioning, surfaces)
 _PROFILES = {
     "smoke": Profile(**{name: value for group in _GROUPS for name, value in group.SMOKE.items()}),
     "paper": Profile(**{name: value for group in _GROUPS for name, value in group.PAPER.items()}),
