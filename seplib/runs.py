@@ -7,7 +7,7 @@ stored, so that the ``smoke`` profile and the tests always compute.
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,14 @@ import joblib
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from seplib import claims, metrics
 from seplib.factors import FactorMLP, FourierFeatures
+from seplib.kernel_pgd import MSK
 from seplib.preconditioning import SepPGD
 from seplib.profiles.images import ImageSettings
-from seplib.separable import CP
+from seplib.separable import CP, MLP
 from seplib.targets import ImageTarget
 from seplib.training import Callback, History, State, fit
 
@@ -30,6 +32,7 @@ from seplib.training import Callback, History, State, fit
 NUMERICS = 1
 
 METHODS = ("SepNN", "SepPGD")
+SMALL_METHODS = ("MLP", "MLP (MSK)", "SepNN", "SepNN (MSK)", "SepPGD")  # all that small images allow
 # What an image's network can be told beyond Sec. A.12, with what it is when nothing is said.
 CHOICES = dict(activation="sine", parametrization="siren", scale="rank", low=-1.0, features=0, frequency=0.0, last=1.0)
 ADAM = dict(eps=1e-8, amsgrad=False)
@@ -102,7 +105,7 @@ def image_table(targets: Sequence[ImageTarget], study: Study, steps: dict[str, f
     return pd.DataFrame(rows)
 
 
-def _high(image: torch.Tensor, target: torch.Tensor) -> float:
+def _high(image: Tensor, target: Tensor) -> float:
     frequency, energy = metrics.error_spectrum(image, target)
     return energy[frequency >= 0.25].sum().item()
 
@@ -137,19 +140,20 @@ def image_cases(table: pd.DataFrame, gains: dict[str, np.ndarray]) -> dict[str, 
 
 
 def fit_image(
-    target: torch.Tensor,
+    target: Tensor,
     method: str,
     settings: ImageSettings,
     seed: int,
     device: torch.device,
-    mask: torch.Tensor | None = None,
-    reference: torch.Tensor | None = None,
+    mask: Tensor | None = None,
+    reference: Tensor | None = None,
 ) -> ImageRun:
     """Fit an RGB image channel by channel, the three channels in one batched pass (Sec. A.12).
 
     Args:
         target: ``(3, H, W)`` in [0, 1].
-        method: "SepNN" for plain gradients, "SepPGD" for Definition 1; both from the same initial weights.
+        method: "SepNN" for plain gradients, "SepPGD" for Definition 1, "(MSK)" with the kernel of all pixels; the same network always
+            from the same initial weights. An "MLP" has no use for the rank, the scale and Fourier features.
         settings: of the profile; its ``images``, ``size`` and ``seeds`` do not enter the run.
         seed: of the initial weights.
         device: where to compute.
@@ -160,8 +164,8 @@ def fit_image(
     Raises:
         ValueError: an unknown method; whatever :func:`seplib.training.fit` and :class:`seplib.SepPGD` refuse.
     """
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    if method not in SMALL_METHODS:
+        raise ValueError(f"method must be one of {', '.join(SMALL_METHODS)}, got {method!r}")
     location = os.environ.get("SEPLIB_CACHE")
     run = joblib.Memory(location, verbose=0).cache(_fit_image, ignore=["checkpoints"])
     checkpoints = Path(location) / "checkpoints" if location else None
@@ -169,35 +173,47 @@ def fit_image(
 
 
 def step_seconds(
-    target: torch.Tensor, settings: ImageSettings, seed: int, device: torch.device, rounds: int = 3
+    target: Tensor, settings: ImageSettings, seed: int, device: torch.device, rounds: int = 3
 ) -> dict[str, float]:
-    """Seconds of one iteration by method, preconditioner updates included (Fig. 2(b), time axis).
+    """Mean seconds of one iteration by method, from :func:`update_seconds` (Fig. 7, time axis)."""
+    paces = update_seconds(target, dict.fromkeys(METHODS, settings), seed, device, rounds)
+    return {method: float(pace.mean()) for method, pace in paces.items()}
+
+
+def update_seconds(
+    target: Tensor, settings: Mapping[str, ImageSettings], seed: int, device: torch.device, rounds: int = 3
+) -> dict[str, np.ndarray]:
+    """Seconds of each iteration of an update period, the one that renews the preconditioner first (Fig. 2(b), time axis).
 
     Stored runs may come from different days and loads, so time is measured here and now: short runs of the methods in
-    turn, the median over the rounds. What the image shows does not enter.
+    turn, the median over turns and periods. What the image shows does not enter.
 
     Args:
         target: ``(3, H, W)``.
-        settings: of the profile; two update periods are timed behind a first one that warms up.
+        settings: of each method; two update periods are timed behind a first one that warms up.
         seed: of the initial weights.
         device: where to compute.
         rounds: number of turns.
+
+    Returns:
+        Method to ``(update_every,)``.
     """
-    period = settings.update_every
-    short = dataclasses.replace(settings, iterations=3 * period)
-    times: dict[str, list[float]] = {method: [] for method in METHODS}
+    times: dict[str, list[np.ndarray]] = {method: [] for method in settings}
     for _ in range(rounds):
-        for method in METHODS:
+        for method, own in settings.items():
+            short = dataclasses.replace(own, iterations=3 * own.update_every)
             run = _train_image(*_arguments(target, method, short, seed, device), checkpoints=None)
-            times[method].append((run.history.seconds[3 * period] - run.history.seconds[period]) / (2 * period))
-    return {method: float(np.median(seconds)) for method, seconds in times.items()}
+            times[method] += list(np.diff(run.history.seconds).reshape(3, -1)[1:])
+    return {method: np.median(periods, axis=0) for method, periods in times.items()}
 
 
 def _arguments(target, method, settings, seed, device, mask=None, reference=None) -> tuple:
     """What determines a run, and with it the key of a stored one."""
     network = dict(rank=settings.rank, width=settings.width, depth=settings.depth, omega=settings.omega)
+    if method.startswith("MLP"):
+        del network["rank"]
     descent = dict(learning_rate=settings.learning_rate, iterations=settings.iterations)
-    modulation = dict(k=settings.k, update_every=settings.update_every) if method == "SepPGD" else None
+    modulation = None if method in ("MLP", "SepNN") else dict(k=settings.k, update_every=settings.update_every)
     # A choice that Sec. A.12 does not vary enters where it differs from the default: a new one leaves stored runs valid.
     network |= {name: value for name, default in CHOICES.items() if (value := getattr(settings, name)) != default}
     descent |= {name: value for name, default in ADAM.items() if (value := getattr(settings, name)) != default}
@@ -205,13 +221,15 @@ def _arguments(target, method, settings, seed, device, mask=None, reference=None
     descent |= {name: tensor.numpy() for name, tensor in data.items() if tensor is not None}
     if modulation and settings.g != "flat":
         modulation["g"] = settings.g
+    if method.endswith("(MSK)"):
+        modulation["solver"] = "lanczos"  # only MSK is told
     return target.numpy(), network, descent, modulation, seed, device.type, NUMERICS
 
 
 def image_network(
-    values: torch.Tensor, seed: int, *, scale: str | None, low: float, features: int, frequency: float, last: float, **factor
-) -> tuple[CP, list[torch.Tensor]]:
-    """The CP network and the axes that an image is fitted with, one copy a channel (Sec. A.12).
+    values: Tensor, seed: int, *, scale: str | None, low: float, features: int, frequency: float, last: float, **factor
+) -> tuple[CP | MLP, list[Tensor]]:
+    """The CP network, or without a rank the MLP, and the axes that an image is fitted with, one copy a channel (Sec. A.12).
 
     Args:
         values: ``(C, H, W)``; its dtype and device are theirs.
@@ -221,18 +239,19 @@ def image_network(
         features: number of Fourier features, none if 0.
         frequency: their scale.
         last: factor on the initial weights of the last layer.
-        factor: for :class:`seplib.FactorMLP`.
+        factor: for :class:`seplib.FactorMLP` or :class:`seplib.MLP`.
     """
     place = dict(generator=torch.Generator().manual_seed(seed), dtype=values.dtype, device=values.device)
-    factors = []
-    for _ in values.shape[1:]:
-        encoding = FourierFeatures(features, frequency, **place) if features else None
-        network = FactorMLP(**factor, encoding=encoding, ensemble=len(values), **place)
-        with torch.no_grad():
-            network.weights[-1].mul_(last)
-        factors.append(network)
     axes = [torch.linspace(low, 1, n, dtype=values.dtype, device=values.device) for n in values.shape[1:]]
-    return CP(factors, scale), axes
+    networks = []
+    for _ in axes if "rank" in factor else ():
+        encoding = FourierFeatures(features, frequency, **place) if features else None
+        networks.append(FactorMLP(**factor, encoding=encoding, ensemble=len(values), **place))
+    model = CP(networks, scale) if networks else MLP(len(axes), **factor, ensemble=len(values), **place)
+    with torch.no_grad():
+        for network in networks or [model]:
+            network.weights[-1].mul_(last)
+    return model, axes
 
 
 # joblib drops a function's stored results when the function's own source changes, so this one only hands on.
@@ -245,26 +264,16 @@ def _train_image(target, network, descent, modulation, seed, device, numerics, c
     model, axes = image_network(values, seed, **CHOICES | network)
     adam = {name: descent.get(name, default) for name, default in ADAM.items()}
     optimizer = torch.optim.Adam(model.parameters(), lr=descent["learning_rate"], **adam, fused=True)
-    preconditioner = SepPGD(model, axes, **modulation) if modulation else None
+    kind = MSK if modulation and "solver" in modulation else SepPGD
+    preconditioner = kind(model, axes, **modulation) if modulation else None
     known = torch.from_numpy(descent["mask"]).to(device) if "mask" in descent else None
     callbacks = []
     if "reference" in descent:
         callbacks.append(_judge(torch.from_numpy(descent["reference"]).to(device), known, descent["iterations"]))
-    checkpoint = None
-    if checkpoints is not None:
-        key = joblib.hash((target, network, descent, modulation, seed, device, numerics))
-        checkpoint = checkpoints / f"{key}.pt"
-    history = fit(
-        model,
-        axes,
-        values,
-        optimizer,
-        preconditioner,
-        iterations=descent["iterations"],
-        callbacks=callbacks,
-        checkpoint=checkpoint,
-        mask=known,
-    )
+    key = joblib.hash((target, network, descent, modulation, seed, device, numerics))
+    checkpoint = checkpoints and checkpoints / f"{key}.pt"
+    iterations = descent["iterations"]
+    history = fit(model, axes, values, optimizer, preconditioner, iterations, callbacks, checkpoint, mask=known)
     with torch.no_grad():
         result = model.grid(axes).cpu().numpy()
     if checkpoint is not None:
@@ -274,7 +283,7 @@ def _train_image(target, network, descent, modulation, seed, device, numerics, c
     return ImageRun(history, result, -10 * np.log10(mse), claims.provenance(device))
 
 
-def _judge(reference: torch.Tensor, known: torch.Tensor | None, last: int) -> Callback:
+def _judge(reference: Tensor, known: Tensor | None, last: int) -> Callback:
     """A callback that compares with the reference on the pixels that the training does not see, or on all."""
     where = torch.ones_like(reference[0], dtype=torch.bool) if known is None else ~known
 

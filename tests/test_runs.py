@@ -209,5 +209,5 @@ def test_steps_are_timed_side_by_side_and_never_stored(image, tmp_path, monkeypa
 
 
 def test_unknown_method_is_named(image):
-    with pytest.raises(ValueError, match="method must be one of SepNN, SepPGD, got 'SGD'"):
+    with pytest.raises(ValueError, match=r"method must be one of MLP, MLP \(MSK\), SepNN, SepNN \(MSK\), SepPGD, got 'SGD'"):
         runs.fit_image(image.values, "SGD", SETTINGS, 0, CPU)
