@@ -186,7 +186,7 @@ def update_seconds(
     """Seconds of each iteration of an update period, the one that renews the preconditioner first (Fig. 2(b), time axis).
 
     Stored runs may come from different days and loads, so time is measured here and now: short runs of the methods in
-    turn, the median over turns and periods. What the image shows does not enter.
+    turn, the mean over turns and periods, so that a load falls on all of them alike. What the image shows does not enter.
 
     Args:
         target: ``(3, H, W)``.
@@ -204,7 +204,7 @@ def update_seconds(
             short = dataclasses.replace(own, iterations=3 * own.update_every)
             run = _train_image(*_arguments(target, method, short, seed, device), checkpoints=None)
             times[method] += list(np.diff(run.history.seconds).reshape(3, -1)[1:])
-    return {method: np.median(periods, axis=0) for method, periods in times.items()}
+    return {method: np.mean(periods, axis=0) for method, periods in times.items()}
 
 
 def _arguments(target, method, settings, seed, device, mask=None, reference=None) -> tuple:

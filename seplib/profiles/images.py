@@ -186,10 +186,10 @@ SMOKE = dict(
         missing=0.3,
     ),
     image_convergence=ConvergenceSettings(
-        run=replace(_SMALL, size=24, seeds=(1, 1), rank=32, width=32, k=6, iterations=200),
-        k_msk=12,
+        run=replace(_SMALL, size=32, seeds=(1, 1), rank=48, width=48, k=8, iterations=150),
+        k_msk=16,
         noise=0.01,
-        iterations={"MLP": 300, "MLP (MSK)": 60, "SepNN": 500, "SepNN (MSK)": 60, "SepPGD": 400},
+        iterations={"MLP": 100, "MLP (MSK)": 20, "SepNN": 250, "SepNN (MSK)": 20, "SepPGD": 200},
     ),
     image_settings=ReadingSettings(
         run=replace(
@@ -218,7 +218,7 @@ PAPER = dict(
         run=replace(_FULL, images=("baboon", "peppers", "plane"), size=64, seeds=(1, 1, 1), rank=150, width=150, k=10),
         k_msk=25,
         noise=0.01,
-        iterations={"MLP": 400, "MLP (MSK)": 50, "SepNN": 5000, "SepNN (MSK)": 40, "SepPGD": 4000},
+        iterations={"MLP": 400, "MLP (MSK)": 30, "SepNN": 3500, "SepNN (MSK)": 20, "SepPGD": 2600},
     ),
     image_settings=ReadingSettings(run=replace(_FULL, images=("plane",), seeds=(1,), omega=30.0), readings=_READINGS),
     image_sensitivity=SensitivitySettings(
