@@ -140,7 +140,14 @@ def draw(runs: Runs, seconds: Mapping[str, np.ndarray], unit: str, mark: float) 
     for axes, case in zip(panels.T.flat, names):
         for method in SMALL_METHODS:
             errors = _mse(runs[case, method].psnr)
-            axes.plot(seconds[method][1:], errors[1:], label=method, color=COLOURS[method], linewidth=1.2)
+            axes.plot(
+                seconds[method][1:],
+                errors[1:],
+                drawstyle="steps-post",
+                label=method,
+                color=COLOURS[method],
+                linewidth=1.2,
+            )
         axes.set(title=case, xscale="log", yscale="log")
         axes.axvline(mark, color="#111111", linewidth=0.8, linestyle=":")
     for axes in panels[-1]:
