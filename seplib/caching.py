@@ -13,7 +13,7 @@ def stored(function: Callable, arguments: tuple) -> Any:
 
     Args:
         function: takes the arguments and the folder of the checkpoints, None without a cache.
-        arguments: from :func:`seplib.runs.image_arguments`.
+        arguments: from :func:`seplib.setups.run_arguments`.
     """
     location = os.environ.get("SEPLIB_CACHE")
     run = joblib.Memory(location, verbose=0).cache(function, ignore=["checkpoints"])
@@ -21,5 +21,5 @@ def stored(function: Callable, arguments: tuple) -> Any:
 
 
 def checkpoint_path(checkpoints: Path | None, arguments: tuple) -> Path | None:
-    """File that an interrupted run with these :func:`seplib.runs.image_arguments` goes on from, None without a cache (Sec. A.12)."""
+    """File that an interrupted run with these :func:`seplib.setups.run_arguments` goes on from, None without a cache (Sec. A.12)."""
     return None if checkpoints is None else checkpoints / f"{joblib.hash(arguments)}.pt"

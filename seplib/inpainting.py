@@ -14,7 +14,8 @@ from torch import Tensor
 from seplib import metrics
 from seplib.plotting import band, sheet
 from seplib.profiles.images import InpaintingSettings
-from seplib.runs import METHODS, Study, fit_image
+from seplib.representation import Study
+from seplib.runs import METHODS, fit_image
 from seplib.targets import ImageTarget
 
 

@@ -6,27 +6,20 @@ stored, so that the ``smoke`` profile and the tests always compute.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
+from torch import Tensor
 
 from seplib import claims, metrics
 from seplib.caching import checkpoint_path, stored
 from seplib.profiles.images import ImageSettings
 from seplib.profiles.surfaces import SurfaceSettings
-from seplib.setups import CHOICES, DESCENT, prepare
-from seplib.targets import ImageTarget
+from seplib.setups import METHODS, prepare, run_arguments
 from seplib.training import Callback, History, State, fit
-
-# Version of the numbers, not of the code: raise it when a change makes any run end differently. tests/test_runs.py holds
-# a small golden run that notices a forgotten raise.
-NUMERICS = 1
-
-METHODS = ("SepNN", "SepPGD")
 
 
 @dataclass(frozen=True)
@@ -46,104 +39,21 @@ class ImageRun:
     provenance: dict[str, Any]
 
 
-Study = dict[tuple[str, str], list[ImageRun]]
-
-
-def image_study(targets: Sequence[ImageTarget], settings: ImageSettings, seed: int, device: torch.device) -> Study:
-    """Every image with every method and every seed, each run cached (Figs. 3 and 7-9).
-
-    Args:
-        targets: the images.
-        settings: of the profile.
-        seed: the first of each image's ``settings.seeds`` seeds.
-        device: where to compute.
-
-    Returns:
-        The runs by (image, method), one for each seed. Seed by seed, so that an interrupted study holds whole seeds.
-    """
-    study: Study = {(target.name, method): [] for target in targets for method in METHODS}
-    for step in range(max(settings.seeds)):
-        for target, seeds in zip(targets, settings.seeds):
-            for method in METHODS if step < seeds else ():
-                study[target.name, method].append(fit_image(target.values, method, settings, seed + step, device))
-    return study
-
-
-def image_table(targets: Sequence[ImageTarget], study: Study, steps: dict[str, float]) -> pd.DataFrame:
-    """Quality at the last update by image and method: mean and standard deviation over seeds (Figs. 3 and 7-9).
-
-    The columns: last and best PSNR in dB, SSIM, the mean squared error's share above a quarter cycle a pixel (half the
-    Nyquist frequency) in 1e-6, and seconds of training at the pace of :func:`step_seconds`.
-    """
-    rows = []
-    for target in targets:
-        for method in METHODS:
-            runs = study[target.name, method]
-            last = np.array([run.psnr[-1] for run in runs])
-            images = [torch.from_numpy(run.image) for run in runs]
-            rows.append(
-                {
-                    "image": target.name,
-                    "method": method,
-                    "PSNR": last.mean(),
-                    "PSNR std": last.std(ddof=1) if len(runs) > 1 else np.nan,
-                    "best PSNR": np.mean([run.psnr.max() for run in runs]),
-                    "SSIM": np.mean([metrics.ssim(image.clamp(0, 1), target.values) for image in images]),
-                    "high-frequency error": 1e6 * np.mean([_high(image, target.values) for image in images]),
-                    "seconds": steps[method] * (len(runs[0].psnr) - 1),
-                }
-            )
-    return pd.DataFrame(rows)
-
-
-def _high(image: torch.Tensor, target: torch.Tensor) -> float:
-    frequency, energy = metrics.error_spectrum(image, target)
-    return energy[frequency >= 0.25].sum().item()
-
-
-def image_gains(targets: Sequence[ImageTarget], study: Study) -> dict[str, np.ndarray]:
-    """PSNR of SepPGD minus that of SepNN after the last update, seed by seed, in dB (Figs. 3 and 7-9)."""
-    pairs = {t.name: zip(study[t.name, "SepNN"], study[t.name, "SepPGD"]) for t in targets}
-    return {name: np.array([ours.psnr[-1] - plain.psnr[-1] for plain, ours in pair]) for name, pair in pairs.items()}
-
-
-def error_left(table: pd.DataFrame) -> dict[str, float]:
-    """Share of SepNN's mean squared error on the first image that SepPGD leaves, in all and at high frequency (Fig. 3)."""
-    plain, ours = (table[table.method == method].iloc[0] for method in METHODS)
-    return {
-        "all": 10 ** ((plain.PSNR - ours.PSNR) / 10),
-        "high": ours["high-frequency error"] / plain["high-frequency error"],
-    }
-
-
-def image_cases(table: pd.DataFrame, gains: dict[str, np.ndarray]) -> dict[str, bool]:
-    """The cases of the claim ``fig-3-image``: mean gains, and the error at high frequency (Fig. 3).
-
-    The first image takes the place of *Plane*, where the criterion asks for 4 dB.
-    """
-    high = table.pivot(index="image", columns="method", values="high-frequency error")
-    first = next(iter(gains))
-    cases = {f"{first}: gain at least 4 dB": gains[first].mean() >= 4}
-    for name, gain in gains.items():
-        cases[f"{name}: gain positive"] = gain.mean() > 0
-        cases[f"{name}: less error at high frequency"] = high.loc[name, "SepPGD"] < high.loc[name, "SepNN"]
-    return {name: bool(holds) for name, holds in cases.items()}
-
-
 def fit_image(
-    target: torch.Tensor,
+    target: Tensor,
     method: str,
     settings: ImageSettings,
     seed: int,
     device: torch.device,
-    mask: torch.Tensor | None = None,
-    reference: torch.Tensor | None = None,
+    mask: Tensor | None = None,
+    reference: Tensor | None = None,
 ) -> ImageRun:
     """Fit an RGB image channel by channel, the three channels in one batched pass (Sec. A.12).
 
     Args:
         target: ``(3, H, W)`` in [0, 1].
-        method: "SepNN" for plain gradients, "SepPGD" for Definition 1; both from the same initial weights.
+        method: "SepNN" for plain gradients, "SepPGD" for Definition 1, "(MSK)" with the kernel of all pixels; the same network always
+            from the same initial weights. An "MLP" has no use for the rank, the scale and Fourier features.
         settings: of the profile; its ``images``, ``size`` and ``seeds`` do not enter the run.
         seed: of the initial weights.
         device: where to compute.
@@ -154,71 +64,54 @@ def fit_image(
     Raises:
         ValueError: an unknown method; whatever :func:`seplib.training.fit` and :class:`seplib.SepPGD` refuse.
     """
-    return stored(_fit_image, image_arguments(target, method, settings, seed, device, mask, reference))
+    return stored(_fit_image, run_arguments(target, method, settings, seed, device, mask, reference))
 
 
 def step_seconds(
-    target: torch.Tensor,
+    target: Tensor,
     settings: ImageSettings | SurfaceSettings,
     seed: int,
     device: torch.device,
     rounds: int = 3,
     train: Callable | None = None,
 ) -> dict[str, float]:
-    """Seconds of one iteration by method, preconditioner updates included (Fig. 2(b), time axis).
+    """Mean seconds of one iteration by method, from :func:`update_seconds` (Fig. 7, time axis)."""
+    paces = update_seconds(target, dict.fromkeys(METHODS, settings), seed, device, rounds, train)
+    return {method: float(pace.mean()) for method, pace in paces.items()}
+
+
+def update_seconds(
+    target: Tensor,
+    settings: Mapping[str, ImageSettings | SurfaceSettings],
+    seed: int,
+    device: torch.device,
+    rounds: int = 3,
+    train: Callable | None = None,
+) -> dict[str, np.ndarray]:
+    """Seconds of each iteration of an update period, the one that renews the preconditioner first (Fig. 2(b), time axis).
 
     Stored runs may come from different days and loads, so time is measured here and now: short runs of the methods in
-    turn, the median over the rounds. What the data show does not enter.
+    turn, the mean over turns and periods, so that a load falls on all of them alike. What the data show does not enter.
 
     Args:
         target: ``(3, H, W)``, or what else ``train`` takes.
-        settings: of the profile; two update periods are timed behind a first one that warms up.
+        settings: of each method; two update periods are timed behind a first one that warms up.
         seed: of the initial weights.
         device: where to compute.
         rounds: number of turns.
-        train: makes a run with a ``history`` from :func:`image_arguments`, never stored; that of an image if None.
+        train: makes a run with a ``history`` from :func:`seplib.setups.run_arguments`, never stored; that of an image if None.
+
+    Returns:
+        Method to ``(update_every,)``.
     """
-    period, train = settings.update_every, train or _train_image
-    short = dataclasses.replace(settings, iterations=3 * period)
-    times: dict[str, list[float]] = {method: [] for method in METHODS}
+    train = train or _train_image
+    times: dict[str, list[np.ndarray]] = {method: [] for method in settings}
     for _ in range(rounds):
-        for method in METHODS:
-            run = train(*image_arguments(target, method, short, seed, device), checkpoints=None)
-            times[method].append((run.history.seconds[3 * period] - run.history.seconds[period]) / (2 * period))
-    return {method: float(np.median(seconds)) for method, seconds in times.items()}
-
-
-def image_arguments(
-    target: torch.Tensor,
-    method: str,
-    settings: ImageSettings | SurfaceSettings,
-    seed: int,
-    device: torch.device,
-    mask: torch.Tensor | None = None,
-    reference: torch.Tensor | None = None,
-) -> tuple:
-    """What determines a run, and with it the key of a stored one (Sec. A.12).
-
-    Raises:
-        ValueError: an unknown method.
-    """
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    network = dict(rank=settings.rank, width=settings.width, depth=settings.depth, omega=settings.omega)
-    descent = dict(learning_rate=settings.learning_rate, iterations=settings.iterations)
-    modulation = dict(k=settings.k, update_every=settings.update_every) if method == "SepPGD" else None
-    # A choice that Sec. A.12 does not vary enters where it differs from the default: a new one leaves stored runs valid.
-    network |= {
-        name: value for name, default in CHOICES.items() if (value := getattr(settings, name, default)) != default
-    }
-    descent |= {
-        name: value for name, default in DESCENT.items() if (value := getattr(settings, name, default)) != default
-    }
-    data = {"mask": mask, "reference": reference}
-    descent |= {name: tensor.numpy() for name, tensor in data.items() if tensor is not None}
-    if modulation and (g := getattr(settings, "g", "flat")) != "flat":
-        modulation["g"] = g
-    return target.numpy(), network, descent, modulation, seed, device.type, NUMERICS
+        for method, own in settings.items():
+            short = dataclasses.replace(own, iterations=3 * own.update_every)
+            run = train(*run_arguments(target, method, short, seed, device), checkpoints=None)
+            times[method] += list(np.diff(run.history.seconds).reshape(3, -1)[1:])
+    return {method: np.mean(periods, axis=0) for method, periods in times.items()}
 
 
 # joblib drops a function's stored results when the function's own source changes, so this one only hands on.
@@ -229,7 +122,7 @@ def _fit_image(target, network, descent, modulation, seed, device, numerics, che
 def _train_image(
     target, network, descent, modulation, seed, device, numerics, checkpoints, callbacks: Sequence[Callback] = ()
 ) -> ImageRun:
-    """Train from what :func:`image_arguments` gives, nothing stored (Sec. A.12)."""
+    """Train from what :func:`seplib.setups.run_arguments` gives, nothing stored (Sec. A.12)."""
     values = torch.from_numpy(target).to(device)
     model, axes, optimizer, preconditioner = prepare(values, network, descent, modulation, seed)
     known = torch.from_numpy(descent["mask"]).to(device) if "mask" in descent else None
@@ -269,7 +162,7 @@ def _decay(rate: float, share: float, last: int) -> Callback:
     return decay
 
 
-def _judge(reference: torch.Tensor, known: torch.Tensor | None, last: int) -> Callback:
+def _judge(reference: Tensor, known: Tensor | None, last: int) -> Callback:
     """A callback that compares with the reference on the pixels that the training does not see, or on all."""
     where = torch.ones_like(reference[0], dtype=torch.bool) if known is None else ~known
 

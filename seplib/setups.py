@@ -1,18 +1,65 @@
 """What a training run is made of: network, axes, optimizer, preconditioner (Sec. A.12)."""
 
 import torch
+from torch import Tensor
 
 from seplib.factors import FactorMLP, FourierFeatures
+from seplib.kernel_pgd import MSK
 from seplib.preconditioning import SepPGD
-from seplib.separable import CP
+from seplib.profiles.images import ImageSettings
+from seplib.profiles.surfaces import SurfaceSettings
+from seplib.separable import CP, MLP
 
+# Version of the numbers, not of the code: raise it when a change makes any run end differently. tests/test_runs.py holds
+# a small golden run that notices a forgotten raise.
+NUMERICS = 1
+
+METHODS = ("SepNN", "SepPGD")
+SMALL_METHODS = ("MLP", "MLP (MSK)", "SepNN", "SepNN (MSK)", "SepPGD")  # all that small images allow
 # What an image's network can be told beyond Sec. A.12, with what it is when nothing is said.
 CHOICES = dict(activation="sine", parametrization="siren", scale="rank", low=-1.0, features=0, frequency=0.0, last=1.0)
 DESCENT = dict(eps=1e-8, amsgrad=False, decay=0.0)
 
 
+def run_arguments(
+    target: Tensor,
+    method: str,
+    settings: ImageSettings | SurfaceSettings,
+    seed: int,
+    device: torch.device,
+    mask: Tensor | None = None,
+    reference: Tensor | None = None,
+) -> tuple:
+    """What determines a run, and with it the key of a stored one (Sec. A.12).
+
+    Raises:
+        ValueError: an unknown method.
+    """
+    if method not in SMALL_METHODS:
+        raise ValueError(f"method must be one of {', '.join(SMALL_METHODS)}, got {method!r}")
+    network = dict(rank=settings.rank, width=settings.width, depth=settings.depth, omega=settings.omega)
+    if method.startswith("MLP"):
+        del network["rank"]
+    descent = dict(learning_rate=settings.learning_rate, iterations=settings.iterations)
+    modulation = None if method in ("MLP", "SepNN") else dict(k=settings.k, update_every=settings.update_every)
+    # A choice that Sec. A.12 does not vary enters where it differs from the default: a new one leaves stored runs valid.
+    network |= {
+        name: value for name, default in CHOICES.items() if (value := getattr(settings, name, default)) != default
+    }
+    descent |= {
+        name: value for name, default in DESCENT.items() if (value := getattr(settings, name, default)) != default
+    }
+    data = {"mask": mask, "reference": reference}
+    descent |= {name: tensor.numpy() for name, tensor in data.items() if tensor is not None}
+    if modulation and (g := getattr(settings, "g", "flat")) != "flat":
+        modulation["g"] = g
+    if method.endswith("(MSK)"):
+        modulation["solver"] = "lanczos"  # only MSK is told
+    return target.numpy(), network, descent, modulation, seed, device.type, NUMERICS
+
+
 def image_network(
-    values: torch.Tensor,
+    values: Tensor,
     seed: int,
     *,
     scale: str | None,
@@ -21,8 +68,8 @@ def image_network(
     frequency: float,
     last: float,
     **factor,
-) -> tuple[CP, list[torch.Tensor]]:
-    """The CP network and the axes that an image or a volume is fitted with, one copy a channel (Sec. A.12).
+) -> tuple[CP | MLP, list[Tensor]]:
+    """The CP network, or without a rank the MLP, and the axes that an image or a volume is fitted with, one copy a channel (Sec. A.12).
 
     Args:
         values: ``(C, n_1, ..., n_D)``; its dtype and device are theirs.
@@ -32,34 +79,36 @@ def image_network(
         features: number of Fourier features, none if 0.
         frequency: their scale.
         last: factor on the initial weights of the last layer.
-        factor: for :class:`seplib.FactorMLP`.
+        factor: for :class:`seplib.FactorMLP` or :class:`seplib.MLP`.
     """
     place = dict(generator=torch.Generator().manual_seed(seed), dtype=values.dtype, device=values.device)
-    factors = []
-    for _ in values.shape[1:]:
-        encoding = FourierFeatures(features, frequency, **place) if features else None
-        network = FactorMLP(**factor, encoding=encoding, ensemble=len(values), **place)
-        with torch.no_grad():
-            network.weights[-1].mul_(last)
-        factors.append(network)
     axes = [torch.linspace(low, 1, n, dtype=values.dtype, device=values.device) for n in values.shape[1:]]
-    return CP(factors, scale), axes
+    networks = []
+    for _ in axes if "rank" in factor else ():
+        encoding = FourierFeatures(features, frequency, **place) if features else None
+        networks.append(FactorMLP(**factor, encoding=encoding, ensemble=len(values), **place))
+    model = CP(networks, scale) if networks else MLP(len(axes), **factor, ensemble=len(values), **place)
+    with torch.no_grad():
+        for network in networks or [model]:
+            network.weights[-1].mul_(last)
+    return model, axes
 
 
 def prepare(
-    values: torch.Tensor, network: dict, descent: dict, modulation: dict | None, seed: int
-) -> tuple[CP, list[torch.Tensor], torch.optim.Adam, SepPGD | None]:
-    """Network, axes, optimizer and preconditioner of a run from its :func:`seplib.runs.image_arguments` (Sec. A.12).
+    values: Tensor, network: dict, descent: dict, modulation: dict | None, seed: int
+) -> tuple[CP | MLP, list[Tensor], torch.optim.Adam, SepPGD | MSK | None]:
+    """Network, axes, optimizer and preconditioner of a run from its :func:`run_arguments` (Sec. A.12).
 
     Args:
         values: ``(E, n_1, ..., n_D)``.
         network: rank, width, depth, omega, and what differs from :data:`CHOICES`.
         descent: learning rate, and what differs from :data:`DESCENT`.
-        modulation: of :class:`seplib.SepPGD`, None for plain descent.
+        modulation: of :class:`seplib.SepPGD` or, where it names a solver, :class:`seplib.MSK`; None for plain descent.
         seed: of the initial weights.
     """
     model, axes = image_network(values, seed, **CHOICES | network)
     descent = DESCENT | descent
     adam = dict(eps=descent["eps"], amsgrad=descent["amsgrad"], fused=True)
     optimizer = torch.optim.Adam(model.parameters(), lr=descent["learning_rate"], **adam)
-    return model, axes, optimizer, SepPGD(model, axes, **modulation) if modulation else None
+    kind = MSK if modulation and "solver" in modulation else SepPGD
+    return model, axes, optimizer, kind(model, axes, **modulation) if modulation else None

@@ -18,7 +18,8 @@ from torch import Tensor
 from seplib import metrics, ntk, tensorops
 from seplib.preconditioning import SepPGD, kronecker_sum
 from seplib.profiles.images import ImageSettings
-from seplib.runs import NUMERICS, _train_image, image_arguments
+from seplib.runs import _train_image
+from seplib.setups import NUMERICS, run_arguments
 from seplib.training import State
 
 
@@ -115,7 +116,7 @@ def course(
         ValueError: whatever :func:`seplib.runs.fit_image` refuses.
     """
     memory = joblib.Memory(os.environ.get("SEPLIB_CACHE"), verbose=0)
-    return memory.cache(_course)(image_arguments(target, method, settings, seed, device), every, products, NUMERICS)
+    return memory.cache(_course)(run_arguments(target, method, settings, seed, device), every, products, NUMERICS)
 
 
 def _course(arguments, every, products, numerics) -> Course:

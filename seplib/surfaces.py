@@ -16,8 +16,8 @@ from torch import Tensor
 from seplib import claims, plotting, rendering, tensorops
 from seplib.caching import checkpoint_path, stored
 from seplib.profiles.surfaces import SurfaceSettings, SurfaceStudySettings
-from seplib.runs import METHODS, image_arguments, step_seconds
-from seplib.setups import prepare
+from seplib.runs import step_seconds
+from seplib.setups import METHODS, prepare, run_arguments
 from seplib.training import Callback, History, State, fit
 from seplib.volumes import VolumeTarget
 
@@ -226,7 +226,7 @@ def fit_surface(
 
 
 def _arguments(volume, method, settings, seed, device) -> tuple:
-    target, network, descent, *rest = image_arguments(volume, method, settings, seed, device)
+    target, network, descent, *rest = run_arguments(volume, method, settings, seed, device)
     return target, network, descent | {"every": settings.every}, *rest
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from seplib import SepPGD, fit, image_dynamics, metrics, ntk, profiles, runs, stability
+from seplib import SepPGD, fit, image_dynamics, metrics, ntk, profiles, runs, setups, stability
 from seplib.runs import ImageRun, fit_image
 from seplib.training import History
 
@@ -85,7 +85,7 @@ def test_the_share_inside_is_that_of_the_leading_eigenvectors(small, values):
     def keep(state):
         seen["model"], seen["axes"], seen["residual"] = state.model, state.axes, state.residual
 
-    runs._train_image(*runs.image_arguments(values, "SepNN", small.run, 0, CPU), checkpoints=None, callbacks=[keep])
+    runs._train_image(*setups.run_arguments(values, "SepNN", small.run, 0, CPU), checkpoints=None, callbacks=[keep])
     one = image_dynamics.courses(values, small, 0, CPU)["SepNN"]
     V = [
         torch.linalg.eigh(ntk.pseudo(f, x).double())[1][:, :, -3:] for f, x in zip(seen["model"].factors, seen["axes"])

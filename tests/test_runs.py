@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from seplib import profiles, runs, targets
+from seplib import profiles, representation, runs, setups, targets
 
 SETTINGS = dataclasses.replace(
     profiles.get("smoke").image_representation,
@@ -32,8 +32,8 @@ def image():
 
 
 def test_golden_run(image):
-    """A run's numbers belong to runs.NUMERICS. If they change on purpose, raise it and write the new ones here."""
-    assert runs.NUMERICS == 1
+    """A run's numbers belong to setups.NUMERICS. If they change on purpose, raise it and write the new ones here."""
+    assert setups.NUMERICS == 1
     golden = {"SepNN": [5.8527, 7.2985, 10.7480, 14.1792], "SepPGD": [5.8527, 7.2449, 9.9351, 14.2295]}
     for method, numbers in golden.items():
         assert runs.fit_image(image.values, method, SETTINGS, 3, CPU).psnr[::20] == pytest.approx(numbers, abs=0.02)
@@ -121,7 +121,7 @@ def test_whatever_determines_a_run_is_in_its_key(change, image, tmp_path, monkey
         values = values.clone()
         values[0, 0, 0] += 0.5
     elif change == "numerics":
-        monkeypatch.setattr(runs, "NUMERICS", runs.NUMERICS + 1)
+        monkeypatch.setattr(setups, "NUMERICS", setups.NUMERICS + 1)
     elif change == "mask":
         data["mask"] = torch.ones(16, 16, dtype=torch.bool)
     elif change == "reference":
@@ -189,19 +189,19 @@ def test_a_killed_run_resumes_to_the_same_numbers(tmp_path):
 
 
 def test_the_table_and_cases_follow_the_runs(image):
-    study = runs.image_study([image], SETTINGS, 0, CPU)
+    study = representation.study([image], SETTINGS, 0, CPU)
     steps = {"SepNN": 0.5, "SepPGD": 2.0}
-    table, gains = runs.image_table([image], study, steps), runs.image_gains([image], study)
+    table, gains = representation.table([image], study, steps), representation.gains([image], study)
     assert list(table.seconds) == [0.5 * SETTINGS.iterations, 2.0 * SETTINGS.iterations]
     assert list(table.method) == list(runs.METHODS)
     assert len(gains["astronaut"]) == 2
     assert gains["astronaut"].mean() == pytest.approx(table.PSNR[1] - table.PSNR[0])
-    assert runs.error_left(table)["all"] == pytest.approx(10 ** (-gains["astronaut"].mean() / 10))
-    cases = runs.image_cases(table, gains)
+    assert representation.error_left(table)["all"] == pytest.approx(10 ** (-gains["astronaut"].mean() / 10))
+    cases = representation.cases(table, gains)
     assert cases["astronaut: gain positive"] == (gains["astronaut"].mean() > 0)
     assert cases["astronaut: gain at least 4 dB"] == (gains["astronaut"].mean() >= 4)
     for sign in (-5, 5):
-        assert runs.image_cases(table, {"astronaut": np.array([sign])})["astronaut: gain positive"] == (sign > 0)
+        assert representation.cases(table, {"astronaut": np.array([sign])})["astronaut: gain positive"] == (sign > 0)
 
 
 def test_steps_are_timed_side_by_side_and_never_stored(image, tmp_path, monkeypatch):
@@ -212,5 +212,7 @@ def test_steps_are_timed_side_by_side_and_never_stored(image, tmp_path, monkeypa
 
 
 def test_unknown_method_is_named(image):
-    with pytest.raises(ValueError, match="method must be one of SepNN, SepPGD, got 'SGD'"):
+    with pytest.raises(
+        ValueError, match=r"method must be one of MLP, MLP \(MSK\), SepNN, SepNN \(MSK\), SepPGD, got 'SGD'"
+    ):
         runs.fit_image(image.values, "SGD", SETTINGS, 0, CPU)

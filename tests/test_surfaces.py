@@ -120,7 +120,7 @@ def test_a_run_is_judged_on_its_output(method, column):
 
 
 def test_golden_run(column):
-    """As in tests/test_runs.py: if these change on purpose, raise runs.NUMERICS."""
+    """As in tests/test_runs.py: if these change on purpose, raise setups.NUMERICS."""
     golden = {"SepNN": 0.7765, "SepPGD": 0.7804}
     found = {method: surfaces.fit_surface(column.values, method, SMALL, 3, CPU).iou[-1] for method in golden}
     assert found == pytest.approx(golden, abs=0.003)

@@ -25,6 +25,7 @@ class Profile:
     approximation_rates: approximation.RateSettings
     image_rank: images.ImageRankSettings
     image_inpainting: images.InpaintingSettings
+    image_convergence: images.ConvergenceSettings
     image_settings: images.ReadingSettings
     image_sensitivity: images.SensitivitySettings
     image_dynamics: images.DynamicsSettings
