@@ -34,11 +34,10 @@ def study(targets: Sequence[ImageTarget], settings: ConvergenceSettings, seed: i
     runs = {}
     for target in targets:
         spoiled = noisy(target.values, settings.noise, seed)
-        for method, own in _settings(settings).items():
-            runs[target.name, method] = fit_image(target.values, method, own, seed, device)
-            runs[f"{target.name}, noisy", method] = fit_image(
-                spoiled, method, own, seed, device, reference=target.values
-            )
+        cases = {target.name: (target.values, None), f"{target.name}, noisy": (spoiled, target.values)}
+        for case, (values, reference) in cases.items():
+            for method, own in _settings(settings).items():
+                runs[case, method] = fit_image(values, method, own, seed, device, reference=reference)
     return runs
 
 
