@@ -178,15 +178,14 @@ _FULL = ImageSettings(
     rank=500,
     width=500,
     depth=3,
-    omega=40.0,
+    omega=40.0,  # of the readings below, closest to Table 2 with plain SepNN
     k=70,
     update_every=10,
     learning_rate=1e-4,
     iterations=1300,
 )
 
-# Readings of what Sec. A.12 leaves open, beside SIREN's own w0 = 30. Closest to Table 2 with plain SepNN is w0 = 40, and so
-# it is the one above. The mean of the squares in place of their sum is a larger epsilon, see ImageSettings.
+# Readings of what Sec. A.12 leaves open. The mean of the squares in place of their sum is a larger epsilon, see above.
 _READINGS: dict[str, dict[str, Any]] = {
     "w0 = 30, as SIREN's authors": {},
     "without 1/sqrt(R)": {"scale": None},
