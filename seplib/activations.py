@@ -35,6 +35,7 @@ class Activation:
         slope_covariance: ``E[sigma'(u) sigma'(v)]``, likewise.
         lipschitz: smallest Lipschitz constants of sigma and of sigma'; infinite where there is none, as at a kink.
         strip: distance of the real axis to the nearest singularity of sigma in the complex plane.
+        together: z -> all four of value, slope, curvature and third, where that is cheaper than one by one.
     """
 
     name: str
@@ -46,6 +47,13 @@ class Activation:
     slope_covariance: Expectation | None = None
     lipschitz: tuple[float, float] = (math.inf, math.inf)
     strip: float = math.inf
+    together: Callable[[Tensor], tuple[Tensor, Tensor, Tensor, Tensor]] | None = None
+
+    def derivatives(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """sigma and its first three derivatives, sharing work where they can (Sec. A.12, PINNs)."""
+        if self.together is not None:
+            return self.together(z)
+        return self.value(z), self.slope(z), self.curvature(z), self.third(z)
 
 
 def _waves(omega: float, sign: int, factor: float) -> Expectation:
@@ -59,6 +67,11 @@ def _waves(omega: float, sign: int, factor: float) -> Expectation:
 
 
 def _sine(omega: float) -> Activation:
+    def together(z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        phase = omega * z
+        value, slope = torch.sin(phase), torch.cos(phase).mul_(omega)
+        return value, slope, -(omega**2) * value, -(omega**2) * slope
+
     return Activation(
         "sine",
         lambda z: torch.sin(omega * z),
@@ -68,6 +81,7 @@ def _sine(omega: float) -> Activation:
         _waves(omega, -1, 1.0),
         _waves(omega, 1, omega**2),
         (omega, omega**2),
+        together=together,
     )
 
 

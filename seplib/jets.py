@@ -94,15 +94,11 @@ class JetPass:
                 tape.append(Tape(jet, z, z, z, z))
                 return z, tape
             value, first, second = self._parts(z)
-            unit = self.activation
-            slope, curvature = unit.slope(value), unit.curvature(value)
-            tape.append(Tape(jet, z, slope, curvature, unit.third(value)))
-            jet = torch.empty_like(z)
-            ahead = self._parts(jet)
-            ahead[0].copy_(unit.value(value))
-            torch.mul(first, slope, out=ahead[1])
-            torch.mul(second, slope, out=ahead[2])
-            ahead[2].addcmul_(first * first, curvature)
+            ahead, slope, curvature, third = self.activation.derivatives(value)
+            tape.append(Tape(jet, z, slope, curvature, third))
+            jet = z * slope
+            jet[:, :1] = ahead
+            self._parts(jet)[2].addcmul_(first * first, curvature)
         raise AssertionError("a network has at least one layer")
 
     @torch.no_grad()
@@ -120,7 +116,8 @@ class JetPass:
                 cotangent = self._through_unit(tape[layer], cotangent)
             rows = cotangent.flatten(1, 2)
             if layer < len(self.biases):
-                self.bias_gradients[layer].mul_(beta).add_(cotangent[:, 0].sum(1))
+                total = cotangent[:, 0].sum(1)
+                self.bias_gradients[layer].add_(total) if accumulate else self.bias_gradients[layer].copy_(total)
             inputs, scale = tape[layer].inputs.flatten(1, 2), self.scales[layer]
             self.weight_gradients[layer].baddbmm_(rows.mT, inputs, beta=beta, alpha=scale)
             if layer:
@@ -130,23 +127,20 @@ class JetPass:
 
     def _through_unit(self, tape: Tape, cotangent: Tensor) -> Tensor:
         _, first, second = self._parts(tape.before)
-        g, g1, g2 = self._parts(cotangent)
-        result = torch.empty_like(cotangent)
-        value, ahead1, ahead2 = self._parts(result)
+        _, g1, g2 = self._parts(cotangent)
+        result = cotangent * tape.slope
+        value, ahead, _ = self._parts(result)
         mixed = first * g2
         bent = (first * g1).addcmul_(second, g2).mul_(tape.curvature).addcmul_(first * mixed, tape.third)
-        torch.mul(g, tape.slope, out=value)
         value += bent if bent.shape[1] == 1 else bent.sum(1, keepdim=True)
-        torch.mul(g1, tape.slope, out=ahead1)
-        ahead1.addcmul_(mixed, tape.curvature, value=2)
-        torch.mul(g2, tape.slope, out=ahead2)
+        ahead.addcmul_(mixed, tape.curvature, value=2)
         return result
 
     @staticmethod
     def _parts(jet: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Value ``(B, 1, n, m)``, first and second derivatives ``(B, K, n, m)``."""
         directions = jet.shape[1] // 2
-        return jet[:, :1], jet[:, 1 : 1 + directions], jet[:, 1 + directions :]
+        return jet.split([1, directions, directions], 1)
 
 
 class SeparableFields:
@@ -165,7 +159,7 @@ class SeparableFields:
         ValueError: axes of unequal length; whatever :class:`JetPass` refuses.
     """
 
-    def __init__(self, model: CP, axes: Sequence[Tensor], orders: Sequence[tuple[int, ...]]):
+    def __init__(self, model: nn.Module, axes: Sequence[Tensor], orders: Sequence[tuple[int, ...]]):
         if not isinstance(model, CP):
             raise TypeError(f"separable fields are those of a CP network, got {type(model).__name__}")
         check_axes(axes, len(model.factors))
@@ -221,7 +215,7 @@ class PointFields:
         ValueError: a mixed derivative.
     """
 
-    def __init__(self, model: MLP, axes: Sequence[Tensor], orders: Sequence[tuple[int, ...]]):
+    def __init__(self, model: nn.Module, axes: Sequence[Tensor], orders: Sequence[tuple[int, ...]]):
         if not isinstance(model, MLP):
             raise TypeError(f"fields at points are those of a plain MLP, got {type(model).__name__}")
         dims = model.weights[0].shape[-1]

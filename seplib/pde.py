@@ -73,7 +73,7 @@ class Equation:
         Returns:
             ``(E, n_1, ..., n_D)``.
         """
-        result = torch.tensordot(self._coefficients(fields), fields, dims=([0], [1]))
+        result = (self._coefficients(fields) @ fields.flatten(2)).view_as(fields[:, 0])
         return result if self.rest is None else result + self._rest(fields, axes)
 
     def pull_back(self, cotangent: Tensor, fields: Tensor, axes: Sequence[Tensor]) -> Tensor:

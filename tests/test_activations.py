@@ -20,6 +20,15 @@ def test_derivatives_equal_autograd(name, omega):
         agree(f.third(z).detach(), torch.autograd.grad(second.sum(), z)[0])
 
 
+@pytest.mark.parametrize("name", activations.NAMES)
+def test_all_derivatives_at_once_are_those_one_by_one(name):
+    f, z = activations.get(name, 3.0), torch.linspace(-2.03, 1.97, 41)
+    parts = f.derivatives(z)
+    for part, alone in zip(parts, (f.value, f.slope, f.curvature, f.third)):
+        assert torch.allclose(part, alone(z), rtol=1e-12, atol=1e-12)
+    assert len(parts) == 4 and torch.equal(z, torch.linspace(-2.03, 1.97, 41))
+
+
 @pytest.mark.parametrize("name", ["relu", "leaky_relu"])
 def test_kink_follows_torch(name):
     z = torch.zeros(1, requires_grad=True)
