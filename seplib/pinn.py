@@ -197,25 +197,50 @@ class PhysicsLoss:
     def backward(self, iteration: int) -> None:
         """Set the parameters' gradient, with SepPGD for the losses that have one (Definition 1, Sec. A.12)."""
         on_error = 2 * self._plain * self.error
-        for name, preconditioner in self.preconditioners.items():
-            matrices = preconditioner.current(iteration)
-            weight = 2 * self.weights[name] / self._entries(name)
-            if name == "data":
-                on_error += weight * kronecker_sum(self.error, matrices)
-            for axis, end in self._faces(name) if name != "data" else ():
-                across = [S for d, S in enumerate(matrices) if d != axis]
-                face = self.error.select(axis + 1, end)
-                on_error.select(axis + 1, end).add_(kronecker_sum(face, across), alpha=weight)
-        weight = 2 * self.weights["residual"] / self.target.numel()
-        if weight and self._gram:
+        for name in self.preconditioners:
+            on_error += self._preconditioned(name, iteration)
+        self._send(on_error, 2 * self.weights["residual"] / self.target.numel())
+        self.parameter.grad = self.fields.gradient
+
+    def _preconditioned(self, name: str, iteration: int) -> Tensor:
+        """Cotangent of u from a loss with SepPGD: ``sum_d e x_d S_d`` on the grid, or on each face over the face's own axes."""
+        matrices, weight = self.preconditioners[name].current(iteration), 2 * self.weights[name] / self._entries(name)
+        if name == "data":
+            return weight * kronecker_sum(self.error, matrices)
+        result = torch.zeros_like(self.error)
+        for axis, end in self._faces(name):
+            face, across = self.error.select(axis + 1, end), [S for d, S in enumerate(matrices) if d != axis]
+            result.select(axis + 1, end).add_(kronecker_sum(face, across), alpha=weight)
+        return result
+
+    def _send(self, on_error: Tensor, weight: float) -> None:
+        """Backward from a cotangent of u and ``weight / 2`` times the residual's square."""
+        if not weight:
+            self.fields.backward(self._padded(on_error))
+        elif self._gram:
             self.fields.backward(on_error[:, None], weight * self._cotangent)
-        elif weight:
+        else:
             cotangent = self.equation.pull_back(weight * self.residual, self._fields, self.axes)
             cotangent[:, 0] += on_error
             self.fields.backward(cotangent)
-        else:
-            self.fields.backward(on_error[:, None])
-        self.parameter.grad = self.fields.gradient
+
+    def _padded(self, on_error: Tensor) -> Tensor:
+        if self._fields.shape[1] == 1:
+            return on_error[:, None]
+        return torch.cat([on_error[:, None], torch.zeros_like(self._fields[:, 1:])], 1)
+
+    def gradient_norms(self, iteration: int) -> dict[str, float]:
+        """Norm of what each loss adds to the gradient, SepPGD and weights included (Sec. A.12). Between forward and backward."""
+        norms = {}
+        for name in LOSSES:
+            if name == "residual":
+                self._send(torch.zeros_like(self.error), 2 * self.weights["residual"] / self.target.numel())
+            elif name in self.preconditioners:
+                self._send(self._preconditioned(name, iteration), 0)
+            else:
+                self._send(2 * self._seen(name) * self.error, 0)
+            norms[name] = self.fields.gradient.norm().item()
+        return norms
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors that a checkpoint must hold to go on exactly (Definition 1)."""

@@ -7,7 +7,7 @@ stored, so that the ``smoke`` profile and the tests always compute.
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -162,10 +162,20 @@ def fit_image(
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    return cached(_fit_image, *_arguments(target, method, settings, seed, device, mask, reference))
+
+
+def cached(function: Callable[..., Any], *arguments: Any) -> Any:
+    """The stored result of a training run, or the run itself where there is none (Sec. A.12).
+
+    Args:
+        function: takes the arguments and ``checkpoints``, the folder for an unfinished run or None. joblib drops its stored
+            results when its own source changes, so it should only hand on to the one that trains.
+        arguments: what determines the run.
+    """
     location = os.environ.get("SEPLIB_CACHE")
-    run = joblib.Memory(location, verbose=0).cache(_fit_image, ignore=["checkpoints"])
     checkpoints = Path(location) / "checkpoints" if location else None
-    return run(*_arguments(target, method, settings, seed, device, mask, reference), checkpoints=checkpoints)
+    return joblib.Memory(location, verbose=0).cache(function, ignore=["checkpoints"])(*arguments, checkpoints=checkpoints)
 
 
 def step_seconds(
@@ -235,7 +245,6 @@ def image_network(
     return CP(factors, scale), axes
 
 
-# joblib drops a function's stored results when the function's own source changes, so this one only hands on.
 def _fit_image(target, network, descent, modulation, seed, device, numerics, checkpoints):
     return _train_image(target, network, descent, modulation, seed, device, numerics, checkpoints)
 

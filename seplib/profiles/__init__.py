@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from seplib.profiles import approximation, images, kernels, preconditioning
+from seplib.profiles import approximation, equations, images, kernels, preconditioning
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -31,9 +31,10 @@ class Profile:
     non_grid: preconditioning.ScatteredSettings
     seppgd_spectrum: preconditioning.SpectrumSettings
     complexity: preconditioning.ComplexitySettings
+    pde: equations.EquationSettings
 
 
-_GROUPS = (images, kernels, approximation, preconditioning)
+_GROUPS = (images, kernels, approximation, preconditioning, equations)
 _PROFILES = {
     "smoke": Profile(**{name: value for group in _GROUPS for name, value in group.SMOKE.items()}),
     "paper": Profile(**{name: value for group in _GROUPS for name, value in group.PAPER.items()}),
