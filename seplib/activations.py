@@ -50,7 +50,7 @@ class Activation:
     together: Callable[[Tensor], tuple[Tensor, Tensor, Tensor, Tensor]] | None = None
 
     def derivatives(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """sigma and its first three derivatives, sharing work where they can (Sec. A.12, PINNs)."""
+        """Sigma and its first three derivatives, sharing work where they can (Sec. A.12, PINNs)."""
         if self.together is not None:
             return self.together(z)
         return self.value(z), self.slope(z), self.curvature(z), self.third(z)

@@ -22,7 +22,9 @@ from seplib import tensorops
 from seplib.factors import EnsembleMLP
 from seplib.separable import CP, MLP, check_axes
 
-CHUNK = 1 << 16  # entries of a hidden layer's values that one pass of an MLP keeps: its jets then stay in a core's cache
+CHUNK = (
+    1 << 16
+)  # entries of a hidden layer's values that one pass of an MLP keeps: its jets then stay in a core's cache
 
 
 class Tape(NamedTuple):
@@ -33,6 +35,31 @@ class Tape(NamedTuple):
     slope: Tensor  # (B, 1, n, W), as the next two
     curvature: Tensor
     third: Tensor
+
+
+class Scratch:
+    """Tensors handed out in the same order again and again (Sec. A.12).
+
+    Fresh memory of megabytes is mapped page by page whenever it is asked for, which takes longer than the sums done in it.
+    """
+
+    def __init__(self):
+        self._tensors: list[Tensor] = []
+        self._next = 0
+
+    def rewind(self) -> None:
+        """Start over: what was handed out may be overwritten from now on."""
+        self._next = 0
+
+    def like(self, tensor: Tensor, last: int | None = None) -> Tensor:
+        """An uninitialised tensor of a given one's shape, the last size replaced."""
+        shape = tensor.shape if last is None else (*tensor.shape[:-1], last)
+        if self._next == len(self._tensors):
+            self._tensors.append(tensor.new_empty(shape))
+        elif self._tensors[self._next].shape != shape:
+            self._tensors[self._next] = tensor.new_empty(shape)
+        self._next += 1
+        return self._tensors[self._next - 1]
 
 
 class JetPass:
@@ -54,6 +81,7 @@ class JetPass:
         if len(kinds) > 1 or any(shape != shapes[0] for shape in shapes):
             raise ValueError(f"networks in one pass must have one shape and activation, got weights {shapes}")
         self.activation, self.scales = networks[0].activation, networks[0].scales
+        self._ahead, self._brief, self._back = Scratch(), Scratch(), Scratch()
         groups = [list(group) for group in zip(*([*n.weights, *n.biases] for n in networks))]
         total = sum(p.numel() for group in groups for p in group)
         self.parameter = nn.Parameter(groups[0][0].new_empty(total))
@@ -73,19 +101,23 @@ class JetPass:
         self.weight_gradients, self.bias_gradients = gradients[:depth], gradients[depth:]
 
     @torch.no_grad()
-    def forward(self, jet: Tensor) -> tuple[Tensor, list[Tape]]:
+    def forward(self, jet: Tensor, keep: bool = False) -> tuple[Tensor, list[Tape]]:
         """Jet behind the last layer, and the tape for :meth:`backward`. Cost: ``1 + 2 K`` forward passes.
 
         Args:
             jet: ``(B, 1 + 2 K, n, in)`` in front of the first layer, value first, then K first, then K second derivatives; B
                 is the number of networks times their copies.
+            keep: do not overwrite what the calls before returned.
 
         Returns:
-            ``(B, 1 + 2 K, n, out)`` and one entry a hidden layer, the last one with the last layer's input alone.
+            ``(B, 1 + 2 K, n, out)``, and one entry a layer, of which only the input counts for the last.
         """
+        if not keep:
+            self._ahead.rewind()
         tape, last = [], len(self.weights) - 1
         for layer, weight in enumerate(self.weights):
-            z = torch.bmm(jet.flatten(1, 2), weight.mT).view(*jet.shape[:3], -1)
+            z = self._ahead.like(jet, weight.shape[1])
+            torch.bmm(jet.flatten(1, 2), weight.mT, out=z.flatten(1, 2))
             if self.scales[layer] != 1:
                 z *= self.scales[layer]
             if layer < len(self.biases):
@@ -96,9 +128,10 @@ class JetPass:
             value, first, second = self._parts(z)
             ahead, slope, curvature, third = self.activation.derivatives(value)
             tape.append(Tape(jet, z, slope, curvature, third))
-            jet = z * slope
+            jet = torch.mul(z, slope, out=self._ahead.like(z))
             jet[:, :1] = ahead
-            self._parts(jet)[2].addcmul_(first * first, curvature)
+            self._brief.rewind()
+            self._parts(jet)[2].addcmul_(torch.mul(first, first, out=self._brief.like(first)), curvature)
         raise AssertionError("a network has at least one layer")
 
     @torch.no_grad()
@@ -110,6 +143,7 @@ class JetPass:
             cotangent: of its jet; may be overwritten.
             accumulate: add to the gradient instead.
         """
+        self._back.rewind()
         beta = float(accumulate)
         for layer in reversed(range(len(self.weights))):
             if layer < len(self.weights) - 1:
@@ -121,17 +155,21 @@ class JetPass:
             inputs, scale = tape[layer].inputs.flatten(1, 2), self.scales[layer]
             self.weight_gradients[layer].baddbmm_(rows.mT, inputs, beta=beta, alpha=scale)
             if layer:
-                cotangent = torch.bmm(rows, self.weights[layer]).view_as(tape[layer].inputs)
+                cotangent = self._back.like(tape[layer].inputs)
+                torch.bmm(rows, self.weights[layer], out=cotangent.flatten(1, 2))
                 if scale != 1:
                     cotangent *= scale
 
     def _through_unit(self, tape: Tape, cotangent: Tensor) -> Tensor:
         _, first, second = self._parts(tape.before)
         _, g1, g2 = self._parts(cotangent)
-        result = cotangent * tape.slope
+        result, mixed, bent = self._back.like(cotangent), self._back.like(first), self._back.like(first)
+        torch.mul(cotangent, tape.slope, out=result)
         value, ahead, _ = self._parts(result)
-        mixed = first * g2
-        bent = (first * g1).addcmul_(second, g2).mul_(tape.curvature).addcmul_(first * mixed, tape.third)
+        torch.mul(first, g2, out=mixed)
+        torch.mul(first, g1, out=bent)
+        bent.addcmul_(second, g2).mul_(tape.curvature)
+        bent.addcmul_(torch.mul(first, mixed, out=self._back.like(first)), tape.third)
         value += bent if bent.shape[1] == 1 else bent.sum(1, keepdim=True)
         ahead.addcmul_(mixed, tape.curvature, value=2)
         return result
@@ -228,14 +266,15 @@ class PointFields:
         X = torch.cartesian_prod(*axes)
         directions = torch.eye(dims, dtype=X.dtype, device=X.device)[:, None].expand(-1, len(X), -1)
         start = torch.cat([X[None], directions, torch.zeros_like(directions)])
-        self._inputs = start.expand(self.copies, -1, -1, -1)
         self._chunk = max(1, CHUNK // (self.copies * model.weights[0].shape[1]))
+        chunks = start.expand(self.copies, -1, -1, -1).split(self._chunk, dim=2)
+        self._inputs = [chunk.contiguous() for chunk in chunks]
         self._pass = JetPass([model])
         self.parameter, self.gradient = self._pass.parameter, self._pass.gradient
 
     def forward(self) -> Tensor:
         """The fields, ``(E, F, n_1, ..., n_D)``. Cost: ``2 (1 + 2 D) P`` a point and copy."""
-        passes = [self._pass.forward(chunk.contiguous()) for chunk in self._inputs.split(self._chunk, dim=2)]
+        passes = [self._pass.forward(chunk, keep=index > 0) for index, chunk in enumerate(self._inputs)]
         self._tapes = [tape for _, tape in passes]
         out = torch.cat([out for out, _ in passes], 2)
         return out[:, self.rows, :, 0].unflatten(2, self.shape)
@@ -243,7 +282,7 @@ class PointFields:
     def backward(self, cotangent: Tensor) -> None:
         """Write the parameters' gradient for a cotangent of the fields, ``(E, F, n_1, ..., n_D)``. Cost: twice the forward's."""
         cotangent = cotangent.flatten(2)
-        rows = cotangent.new_zeros(self.copies, self._inputs.shape[1], cotangent.shape[2])
+        rows = cotangent.new_zeros(self.copies, self._inputs[0].shape[1], cotangent.shape[2])
         rows.index_add_(1, self.rows, cotangent)
         for index, (tape, chunk) in enumerate(zip(self._tapes, rows.split(self._chunk, dim=2))):
             self._pass.backward(tape, chunk[..., None].contiguous(), accumulate=index > 0)

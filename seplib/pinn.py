@@ -177,7 +177,7 @@ class PhysicsLoss:
             self._square = self.residual.square().flatten(1).sum(1)
 
     def prediction(self) -> Tensor:
-        """u on the grid, ``(E, n, ..., n)``."""
+        """U on the grid, ``(E, n, ..., n)``."""
         return self._fields[:, 0]
 
     def loss(self) -> Tensor:

@@ -2,7 +2,7 @@ import pytest
 import torch
 from dense import agree
 
-from seplib import CP, MLP, FactorMLP, FourierFeatures
+from seplib import MLP, FactorMLP, FourierFeatures
 from seplib.jets import JetPass, PointFields, SeparableFields
 
 SMOOTH = ["sine", "cos", "tanh", "erf", "gelu"]

@@ -6,7 +6,7 @@ import torch
 from dense import agree, jacobian, kronecker_sum, modulation, pseudo_ntk
 from test_jets import derivatives, gradients, placed
 
-from seplib import CP, MLP, TT, FactorMLP, SepPGD, pde, tensorops
+from seplib import MLP, TT, FactorMLP, SepPGD, pde, tensorops
 from seplib.diffusion import DIFFUSIVITY
 from seplib.pinn import LOSSES, GramResidual, PhysicsLoss
 
@@ -121,10 +121,17 @@ def test_losses_and_gradient_equal_autograd(equation, kind, made):
 
 
 HEAT = pde.Equation(
-    "forced heat", {"t": (0, 1), "x": (-1, 2)}, lambda t, x: t * x, {"t": 1.0, "xx": -0.3}, source=lambda t, x: torch.sin(3 * t * x)
+    "forced heat",
+    {"t": (0, 1), "x": (-1, 2)},
+    lambda t, x: t * x,
+    {"t": 1.0, "xx": -0.3},
+    source=lambda t, x: torch.sin(3 * t * x),
 )
 FOUR = pde.Equation(
-    "in four variables", dict.fromkeys("txyz", (0, 1)), lambda t, x, y, z: t + x * y * z, {"tt": 1.0, "xy": 2.0, "zz": -1.0, "": 0.5}
+    "in four variables",
+    dict.fromkeys("txyz", (0, 1)),
+    lambda t, x, y, z: t + x * y * z,
+    {"tt": 1.0, "xy": 2.0, "zz": -1.0, "": 0.5},
 )
 
 
@@ -196,7 +203,9 @@ def test_the_gradient_norms_belong_to_the_parts(made):
     step.forward()
     norms = step.gradient_norms(0)
     for name in LOSSES:
-        alone = PhysicsLoss(equation, model, axes, target, {name: WEIGHTS[name]}, {k: v for k, v in methods.items() if k == name})
+        alone = PhysicsLoss(
+            equation, model, axes, target, {name: WEIGHTS[name]}, {k: v for k, v in methods.items() if k == name}
+        )
         alone.forward()
         alone.backward(0)
         assert norms[name] == pytest.approx(alone.fields.gradient.norm().item(), rel=1e-10)

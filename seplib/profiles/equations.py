@@ -18,7 +18,8 @@ class EquationSettings:
         judge_every: updates between two test errors.
         resolution: of the diffusion equation's reference solution.
         omegas, learning_rates, residuals: what the search may choose from: w_0, the rate of Adam, and the weight of the residual
-            loss where the other losses have weight 1.
+            loss where the other losses have weight 1. The first learning rate is the printed one.
+        searched: updates of a run of the search.
     """
 
     equations: tuple[str, ...]
@@ -35,6 +36,7 @@ class EquationSettings:
     omegas: tuple[float, ...]
     learning_rates: tuple[float, ...]
     residuals: tuple[float, ...]
+    searched: int
 
 
 SMOKE = dict(
@@ -53,6 +55,7 @@ SMOKE = dict(
         omegas=(1.0, 3.0),
         learning_rates=(5e-3,),
         residuals=(1.0, 0.01),
+        searched=100,
     )
 )
 PAPER = dict(
@@ -70,6 +73,7 @@ PAPER = dict(
         resolution=200,
         omegas=(1.0, 3.0, 10.0, 30.0),
         learning_rates=(5e-3, 1e-3),
-        residuals=(1.0, 0.01),
+        residuals=(1.0, 1e-2, 1e-4),
+        searched=2000,
     )
 )
