@@ -29,6 +29,9 @@ COLOURS = {
     "MLP": "#56606B",
     "MLP (MSK)": "#CC79A7",
     "IGA": "#E69F00",
+    "PINN": "#56606B",
+    "SPINN": "#0072B2",
+    "SPINN (SepPGD)": "#D55E00",
     "limit": "#111111",
 }
 

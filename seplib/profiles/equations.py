@@ -20,6 +20,7 @@ class EquationSettings:
         omegas, learning_rates, residuals: what the search may choose from: w_0, the rate of Adam, and the weight of the residual
             loss where the other losses have weight 1. The first learning rate is the printed one.
         searched: updates of a run of the search.
+        varied: the equations on which the variants of the method are compared.
     """
 
     equations: tuple[str, ...]
@@ -37,6 +38,7 @@ class EquationSettings:
     learning_rates: tuple[float, ...]
     residuals: tuple[float, ...]
     searched: int
+    varied: tuple[str, ...]
 
 
 SMOKE = dict(
@@ -48,14 +50,15 @@ SMOKE = dict(
         rank=16,
         width=24,
         depth=3,
-        iterations=200,
+        iterations=120,
         ks=(3, 2, 2),
         judge_every=10,
         resolution=40,
         omegas=(1.0, 3.0),
         learning_rates=(5e-3,),
         residuals=(1.0, 0.01),
-        searched=100,
+        searched=60,
+        varied=("diffusion",),
     )
 )
 PAPER = dict(
@@ -75,5 +78,6 @@ PAPER = dict(
         learning_rates=(5e-3, 1e-3),
         residuals=(1.0, 1e-2, 1e-4),
         searched=2000,
+        varied=("diffusion", "Klein-Gordon", "Helmholtz"),
     )
 )
