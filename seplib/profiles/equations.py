@@ -76,7 +76,7 @@ PAPER = dict(
         resolution=200,
         omegas=(1.0, 3.0, 10.0, 30.0),
         learning_rates=(5e-3, 1e-3),
-        residuals=(1.0, 1e-2, 1e-4),
+        residuals=(1.0, 1e-2),
         searched=2000,
         varied=("diffusion", "Klein-Gordon", "Helmholtz"),
     )
