@@ -73,7 +73,9 @@ def reference(errors: pd.DataFrame) -> Figure:
     axes.loglog(errors.resolution, errors["largest"], "o-", label="largest difference")
     axes.loglog(errors.resolution, errors["relative L2"], "s-", label="relative L2 difference")
     start = errors["relative L2"].iloc[0] * errors.resolution.iloc[0] ** 2
-    axes.loglog(errors.resolution, start / errors.resolution**2, "--", color=COLOURS["limit"], linewidth=1, label="order 2")
+    axes.loglog(
+        errors.resolution, start / errors.resolution**2, "--", color=COLOURS["limit"], linewidth=1, label="order 2"
+    )
     axes.axhline(1e-4, color=COLOURS["PINN"], linewidth=0.8)
     axes.set(xlabel="intervals along x and y")
     axes.legend()

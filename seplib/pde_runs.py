@@ -178,7 +178,7 @@ def _train(arguments, seed, device, numerics, checkpoints) -> PdeRun:
             f"share {name}": norm / sum(norms.values()) for name, norm in norms.items()
         }
 
-    history = descend(step, model, optimizer, step, run.iterations, [judge, weigh], checkpoint, checkpoint_every=500)
+    history = descend(step, model, optimizer, step, run.iterations, [judge, weigh], checkpoint)
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
     found = history.metrics

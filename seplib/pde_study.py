@@ -15,6 +15,7 @@ from seplib.runs import cached
 from seplib.training import descend
 
 PINN, PLAIN, OURS = METHODS
+RATIO = "time to plain SPINN's final error, SepPGD / plain"
 Study = dict[tuple[str, str], PdeRun]
 
 
@@ -124,26 +125,70 @@ def sooner(slow: PdeRun, fast: PdeRun, paces: tuple[float, float]) -> float:
     levels = minima[minima < course[0]]
     if not len(levels):
         return 1.0
-    times = np.array([[np.median(reach(run, level)) * pace for run, pace in zip((slow, fast), paces)] for level in levels])
+    times = np.array(
+        [[np.median(reach(run, level)) * pace for run, pace in zip((slow, fast), paces)] for level in levels]
+    )
     reached = np.isfinite(times[:, 0])
     return float((times[reached, 1] < times[reached, 0]).mean()) if reached.any() else 1.0
 
 
-def cases(name: str, table: pd.DataFrame, runs: Study, seconds: Mapping[tuple[str, str], float]) -> dict[str, bool]:
-    """The cases of an equation's claim, from :func:`compare` (Figs. 4, 13, 14)."""
-    times = table[table.equation == name].set_index("method").seconds
+def time_ratio(runs: Study, seconds: Mapping[tuple[str, str], float], name: str, level: np.ndarray) -> float:
+    """Time of SPINN with SepPGD over that of plain SPINN until an error is reached, medians over the seeds (Figs. 4, 13, 14).
+
+    Args:
+        runs: of :func:`study`.
+        seconds: an update, by (equation, method).
+        name: of the equation.
+        level: ``(E,)``, the error of each seed.
+    """
+    ours, plain = (np.median(reach(runs[name, method], level)) * seconds[name, method] for method in (OURS, PLAIN))
+    return float(ours / plain)
+
+
+def cases(runs: Study, seconds: Mapping[tuple[str, str], float], name: str) -> dict[str, bool]:
+    """The cases of an equation's claim (Figs. 4, 13, 14).
+
+    Args:
+        runs, seconds, name: as for :func:`time_ratio`.
+    """
+    ratio = time_ratio(runs, seconds, name, final(runs[name, PLAIN].errors))
     share = sooner(runs[name, PINN], runs[name, PLAIN], (seconds[name, PINN], seconds[name, PLAIN]))
     return {
-        "SepPGD reaches plain SPINN's final error in at most 0.8 of its time": bool(times[OURS] <= 0.8 * times[PLAIN]),
+        "SepPGD reaches plain SPINN's final error in at most 0.8 of its time": ratio <= 0.8,
         "SPINN reaches every error of PINN sooner": share == 1,
     }
 
 
-def variants(residual: float) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
+def numbers(runs: Study, seconds: Mapping[tuple[str, str], float], name: str) -> dict[str, float | str]:
+    """What was measured of an equation's claim, "never" for an infinite time (Figs. 4, 13, 14).
+
+    Args:
+        runs, seconds, name: as for :func:`time_ratio`.
+    """
+    plain = runs[name, PLAIN].errors
+    found: dict[str, float] = {
+        RATIO: time_ratio(runs, seconds, name, final(plain)),
+        "the same to its error after the last update": time_ratio(runs, seconds, name, plain[-1]),
+        "share of PINN's errors that SPINN reaches sooner": sooner(
+            runs[name, PINN], runs[name, PLAIN], (seconds[name, PINN], seconds[name, PLAIN])
+        ),
+    }
+    found |= {f"final test MSE, {method}": float(np.median(final(runs[name, method].errors))) for method in METHODS}
+    return {what: value if np.isfinite(value) else "never" for what, value in found.items()}
+
+
+def spread(runs: Study, name: str) -> dict[str, float]:
+    """Standard deviation of the final test error over the seeds, by method (Figs. 4, 13, 14)."""
+    errors = {method: final(runs[name, method].errors) for method in METHODS}
+    return {f"final test MSE, {method}": float(e.std(ddof=1)) for method, e in errors.items() if len(e) > 1}
+
+
+def variants(residual: float, ks: tuple[int, int, int]) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
     """What could decide whether SepPGD gains: name to the changes of the plain and of the preconditioned run (Sec. A.12).
 
     Args:
         residual: the chosen weight of the residual loss.
+        ks: modulated eigenvalues of the study.
     """
     alone, light = dict(weights=(0.0, 1.0, 0.0, 0.0)), dict(weights=(residual / 100, 1.0, 1.0, 1.0))
     return {
@@ -153,7 +198,7 @@ def variants(residual: float) -> dict[str, tuple[dict[str, Any], dict[str, Any]]
         "data loss alone": (alone, alone),
         "data loss alone, new preconditioner every 10 updates": (alone, alone | dict(update_every=10)),
         "new preconditioner every 10 updates": ({}, dict(update_every=10)),
-        "k = 10, 5, 5": ({}, dict(ks=(10, 5, 5))),
+        "twice as many modulated eigenvalues": ({}, dict(ks=tuple(2 * k for k in ks))),
         "rate 1e-3": (dict(learning_rate=1e-3), dict(learning_rate=1e-3)),
     }
 
@@ -172,7 +217,7 @@ def compare_variants(trials: pd.DataFrame, settings: EquationSettings, seed: int
     rows = []
     for name in settings.varied:
         weight = trials[(trials.equation == name) & trials.chosen].residual.iloc[0]
-        for variant, changes in variants(float(weight)).items():
+        for variant, changes in variants(float(weight), settings.ks).items():
             pair = []
             for method, change in zip((PLAIN, OURS), changes):
                 change = {"method": method, "iterations": settings.searched} | change
@@ -217,3 +262,36 @@ def _measure_reference(resolutions: tuple[int, ...], sizes: tuple[int, int]) -> 
             }
         )  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def findings(
+    runs: Study,
+    seconds: Mapping[tuple[str, str], float],
+    trials: pd.DataFrame,
+    pairs: pd.DataFrame,
+    settings: EquationSettings,
+) -> dict[str, str]:
+    """The numbers that the book quotes, as text, such as ``helmholtz_ratio`` (Figs. 4, 13, 14).
+
+    Args:
+        runs, seconds: of :func:`study` and :func:`step_seconds`.
+        trials, pairs: of :func:`seplib.pde_runs.search` and :func:`compare_variants`.
+        settings: of the profile.
+    """
+    found = {}
+    for name in settings.equations:
+        key, row = name.lower().replace("-", "_"), trials[(trials.equation == name) & trials.chosen].iloc[0]
+        measured = numbers(runs, seconds, name)
+        ratio, share = measured[RATIO], measured["share of PINN's errors that SPINN reaches sooner"]
+        found |= {f"{key}_omega": f"{row.omega:g}", f"{key}_residual": f"{row.residual:g}"}
+        found |= {
+            f"{key}_ratio": ratio if isinstance(ratio, str) else f"{ratio:.2f}",
+            f"{key}_sooner": f"{100 * share:.0f}%",
+        }
+        for method, short in zip(METHODS, ("pinn", "plain", "ours")):
+            found[f"{key}_{short}"] = f"{measured[f'final test MSE, {method}']:.1e}"
+            found[f"{key}_{short}_ms"] = f"{1e3 * seconds[name, method]:.1f}"
+        for variant, rows in pairs[pairs.equation == name].groupby("variant"):
+            found[f"{key}: {variant}"] = f"{rows.error.iloc[0]:.2f}"
+            found[f"{key}: {variant}, share"] = f"{100 * rows.residual.iloc[0]:.0f}%"
+    return found

@@ -61,7 +61,7 @@ def use_style() -> None:
     set_matplotlib_formats("svg", metadata={"Date": None})
 
 
-def band(axes: Axes, x: Sequence[float], runs: np.ndarray, label: str, **style) -> None:
+def band(axes: Axes, x: Sequence[float] | np.ndarray, runs: np.ndarray, label: str, **style) -> None:
     """Mean of several seeds as a line, their range as a band (Figs. 1, 2, 7).
 
     Args:
