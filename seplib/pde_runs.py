@@ -196,27 +196,27 @@ def _train(arguments, seed, device, numerics, checkpoints) -> PdeRun:
 
 
 def search(settings: EquationSettings, seed: int, device: torch.device) -> pd.DataFrame:
-    """What Sec. A.12 leaves open, tried out on one copy of the plain separable network.
+    """What Sec. A.12 leaves open, tried out on one copy of the plain separable network, at full length.
 
     Returns:
         One row a trial: ``equation``, ``omega``, ``learning_rate``, ``residual`` (that loss's weight), ``test MSE`` at the end
-        (see :func:`final`; infinite if the training diverged), relative to the solution's mean square, and ``chosen``: for each
-        equation the trial with the smallest among those with the printed, first learning rate.
+        (see :func:`final`; infinite if the training diverged), relative to the solution's mean square, and two flags:
+        ``chosen`` for the best trial of each equation, ``printed`` for the best with the printed, first learning rate.
     """
     rows = []
     grid = itertools.product(settings.equations, settings.omegas, settings.learning_rates, settings.residuals)
     for name, omega, rate, residual in grid:
         choice = dict(omega=omega, learning_rate=rate, weights=(residual, 1.0, 1.0, 1.0))
-        trial = case(settings, name, "SPINN", **choice, copies=1, iterations=settings.searched)
         try:
-            error = float(final(fit_equation(trial, seed, device).errors)[0])
+            run = fit_equation(case(settings, name, "SPINN", **choice, copies=1), seed, device)
+            error = float(final(run.errors)[0])
         except FloatingPointError:
             error = np.inf
         error /= _solution(EQUATIONS[name](settings.resolution), settings.test).square().mean().item()
         rows.append({"equation": name, "omega": omega, "learning_rate": rate, "residual": residual, "test MSE": error})
     table = pd.DataFrame(rows)
-    printed = table[table.learning_rate == settings.learning_rates[0]]
-    table["chosen"] = table.index.isin(printed.groupby("equation")["test MSE"].idxmin())
+    for flag, among in (("chosen", table), ("printed", table[table.learning_rate == settings.learning_rates[0]])):
+        table[flag] = table.index.isin(among.groupby("equation")["test MSE"].idxmin())
     return table
 
 
@@ -231,9 +231,19 @@ def final(errors: np.ndarray) -> np.ndarray:
     return np.median(errors[-max(1, len(errors) // 10) :], axis=0)
 
 
-def chosen(table: pd.DataFrame, settings: EquationSettings, equation: str, method: str, **changes: Any) -> Case:
-    """A run of the study: what the search chose, for all methods alike (Sec. A.12)."""
-    row = table[(table.equation == equation) & table.chosen].iloc[0]
+def chosen(
+    table: pd.DataFrame, settings: EquationSettings, equation: str, method: str, flag: str = "chosen", **changes: Any
+) -> Case:
+    """A run of the study: what the search chose, for all methods alike (Sec. A.12).
+
+    Args:
+        table: of :func:`search`.
+        settings: of the profile.
+        equation, method: names.
+        flag: "chosen" or "printed".
+        changes: whatever of :class:`Case` differs.
+    """
+    row = table[(table.equation == equation) & table[flag]].iloc[0]
     weights = (float(row.residual), 1.0, 1.0, 1.0)
     choice = dict(omega=float(row.omega), learning_rate=float(row.learning_rate), weights=weights)
     return case(settings, equation, method, **{**choice, **changes})

@@ -18,7 +18,7 @@ SETTINGS = dataclasses.replace(
     rank=6,
     width=8,
     iterations=30,
-    searched=10,
+    compared=10,
     resolution=10,
     varied=("Klein-Gordon",),
 )
@@ -130,22 +130,24 @@ def test_a_killed_run_ends_with_the_same_numbers(method, tmp_path, monkeypatch, 
     assert np.array_equal(again.errors, whole.errors) and np.array_equal(again.solution, whole.solution)
 
 
-def test_the_search_chooses_among_the_printed_rate_and_judges_diverged_trials(monkeypatch):
+def test_the_search_chooses_the_best_and_survives_diverged_trials(monkeypatch):
     settings = dataclasses.replace(SETTINGS, learning_rates=(5e-3, 1e-3), omegas=(1.0, 3.0), residuals=(1.0,))
     errors = {(1.0, 5e-3): 0.5, (3.0, 5e-3): 0.2, (1.0, 1e-3): 0.1}
 
     def fit(case, *_):
         if (case.omega, case.learning_rate) not in errors:
             raise FloatingPointError("diverged")
-        assert case.method == PLAIN and case.copies == 1 and case.iterations == settings.searched
+        assert case.method == PLAIN and case.copies == 1 and case.iterations == settings.iterations
         return run([[errors[case.omega, case.learning_rate]]] * 3)
 
     monkeypatch.setattr(pde_runs, "fit_equation", fit)
     table = pde_runs.search(settings, 0, CPU)
-    assert table[table.chosen].omega.tolist() == [3.0, 3.0] and table.chosen.sum() == 2
+    assert table[table.chosen].learning_rate.tolist() == [1e-3, 1e-3]
+    assert table[table.printed].omega.tolist() == [3.0, 3.0] and table.printed.sum() == 2
     assert np.isinf(table["test MSE"]).sum() == 2
-    case = pde_runs.chosen(table, settings, "Helmholtz", OURS, copies=1)
-    assert (case.omega, case.learning_rate, case.weights, case.copies) == (3.0, 5e-3, (1.0, 1.0, 1.0, 1.0), 1)
+    for flag, omega, rate in (("chosen", 1.0, 1e-3), ("printed", 3.0, 5e-3)):
+        case = pde_runs.chosen(table, settings, "Helmholtz", OURS, flag, copies=1)
+        assert (case.omega, case.learning_rate, case.weights, case.copies) == (omega, rate, (1.0, 1.0, 1.0, 1.0), 1)
 
 
 def test_times_and_cases():

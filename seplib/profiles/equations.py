@@ -19,7 +19,7 @@ class EquationSettings:
         resolution: of the diffusion equation's reference solution.
         omegas, learning_rates, residuals: what the search may choose from: w_0, the rate of Adam, and the weight of the residual
             loss where the other losses have weight 1. The first learning rate is the printed one.
-        searched: updates of a run of the search.
+        compared: updates of the runs that compare variants of the method.
         varied: the equations on which the variants of the method are compared.
     """
 
@@ -37,7 +37,7 @@ class EquationSettings:
     omegas: tuple[float, ...]
     learning_rates: tuple[float, ...]
     residuals: tuple[float, ...]
-    searched: int
+    compared: int
     varied: tuple[str, ...]
 
 
@@ -57,7 +57,7 @@ SMOKE = dict(
         omegas=(1.0, 3.0),
         learning_rates=(5e-3,),
         residuals=(1.0, 0.01),
-        searched=60,
+        compared=60,
         varied=("diffusion",),
     )
 )
@@ -77,7 +77,7 @@ PAPER = dict(
         omegas=(1.0, 3.0, 10.0, 30.0),
         learning_rates=(5e-3, 1e-3),
         residuals=(1.0, 1e-2),
-        searched=2000,
+        compared=2000,
         varied=("diffusion", "Klein-Gordon", "Helmholtz"),
     )
 )
