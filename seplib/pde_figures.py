@@ -5,7 +5,9 @@ from collections.abc import Mapping
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from seplib.pde_runs import METHODS
 from seplib.pde_study import Study, exact
@@ -31,11 +33,19 @@ def convergence(runs: Study, seconds: Mapping[tuple[str, str], float], settings:
             band(column[1], seconds[name, method] * run.iterations[1:], run.errors.T[:, 1:], method, linewidth=1.0)
         column[0].set(xlabel="update", yscale="log")
         column[1].set(xlabel="seconds", xscale="log")
+        _plain_ticks(column[1].xaxis)
     for row in grid:
         row[0].set_ylabel("test MSE")
     grid[0, 0].legend()
     plt.close(figure)  # the caller shows it; an open figure would be shown a second time
     return figure
+
+
+def _plain_ticks(axis: Axis) -> None:
+    """1, 2, 5, 10, ... written out, where powers of ten would leave a short logarithmic axis bare."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter("")
 
 
 def slices(runs: Study, settings: EquationSettings) -> Figure:
@@ -96,6 +106,7 @@ def gains(table: pd.DataFrame) -> Figure:
         axes.plot(rows.error, np.arange(len(variants)) + 0.2 * (index - 1), "o", label=name)
     axes.axvline(1, color=COLOURS["limit"], linewidth=1)
     axes.set(xscale="log", xlabel="test MSE with SepPGD / without", yticks=range(len(variants)), yticklabels=variants)
+    _plain_ticks(axes.xaxis)
     axes.invert_yaxis()
     axes.legend()
     plt.close(figure)

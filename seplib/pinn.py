@@ -125,6 +125,7 @@ class PhysicsLoss:
             raise ValueError("the target holds NaN or infinite values")
         self.equation, self.axes, self.target, self.preconditioners = equation, list(axes), target, preconditioners
         self.weights = {name: weights.get(name, 0.0) for name in LOSSES}
+        self._faces = {name: self._find_faces(name) for name in ("initial", "boundary")}
         self._gram = GramResidual(equation, axes) if self._gram_is_cheaper(model) else None
         orders = equation.orders[:1] if self._gram or not self.weights["residual"] else equation.orders
         self.fields = (SeparableFields if isinstance(model, CP) else PointFields)(model, axes, orders)
@@ -140,18 +141,20 @@ class PhysicsLoss:
         n, dims, rank = self.axes[0].numel(), len(self.axes), model.factors[0].rank * len(self.equation.linear)
         return 2 * dims * rank < 3 * n ** (dims - 1)
 
-    def _faces(self, name: str) -> list[tuple[int, int]]:
-        """Faces that a loss sees, as (axis, index)."""
-        time = list(self.equation.domain).index("t") if "t" in self.equation.domain else None
-        if name == "initial":
-            return [] if time is None else [(time, 0)]
-        return [(axis, end) for axis in range(len(self.axes)) if axis != time for end in (0, -1)]
+    def _find_faces(self, name: str) -> dict[int, Tensor]:
+        """Faces that a loss sees: axis to the indices of its ends."""
+        wanted = {axis: c == "t" for axis, c in enumerate(self.equation.domain) if (c == "t") == (name == "initial")}
+        return {
+            axis: torch.tensor([0] if time else [0, self.axes[axis].numel() - 1], device=self.target.device)
+            for axis, time in wanted.items()
+        }
 
     def _entries(self, name: str) -> int:
         """Number of squares that a loss is the mean of."""
         if name in ("residual", "data"):
             return self.target.numel()
-        return max(1, sum(self.target.numel() // self.target.shape[axis] for axis, _ in self._faces(name)))
+        faces = self._faces[name].items()
+        return max(1, sum(len(ends) * self.target.numel() // self.target.shape[axis] for axis, ends in faces))
 
     def _seen(self, name: str) -> Tensor:
         """Weight with which a loss counts the square of each point's error, ``(n, ..., n)``."""
@@ -159,8 +162,8 @@ class PhysicsLoss:
         if name == "data":
             return torch.full_like(self.target, weight)
         seen = torch.zeros_like(self.target)
-        for axis, end in self._faces(name):
-            seen.select(axis, end).add_(weight)
+        for axis, ends in self._faces[name].items():
+            seen.index_add_(axis, ends, torch.ones_like(seen).index_select(axis, ends), alpha=weight)
         return seen
 
     @torch.no_grad()
@@ -189,7 +192,7 @@ class PhysicsLoss:
         """The four mean squares by name, each ``(E,)``, without their weights (Sec. A.12)."""
         parts = {"residual": self._square / self.target.numel(), "data": self.error.square().flatten(1).mean(1)}
         for name in ("initial", "boundary"):
-            faces = [self.error.select(axis + 1, end).square().flatten(1).sum(1) for axis, end in self._faces(name)]
+            faces = [self.error.index_select(a + 1, ends).square().flatten(1).sum(1) for a, ends in self._faces[name].items()]
             parts[name] = sum(faces, torch.zeros_like(self._square)) / self._entries(name)
         return parts
 
@@ -208,9 +211,10 @@ class PhysicsLoss:
         if name == "data":
             return weight * kronecker_sum(self.error, matrices)
         result = torch.zeros_like(self.error)
-        for axis, end in self._faces(name):
-            face, across = self.error.select(axis + 1, end), [S for d, S in enumerate(matrices) if d != axis]
-            result.select(axis + 1, end).add_(kronecker_sum(face, across), alpha=weight)
+        for axis, ends in self._faces[name].items():
+            faces = self.error.index_select(axis + 1, ends)  # both ends of an axis go together
+            across = [None if d == axis else S for d, S in enumerate(matrices)]
+            result.index_add_(axis + 1, ends, kronecker_sum(faces, across), alpha=weight)
         return result
 
     def _send(self, on_error: Tensor, weight: float) -> None:
