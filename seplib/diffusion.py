@@ -42,7 +42,8 @@ def diffusion_reference(t: Any, x: Any, y: Any, resolution: int = RESOLUTION) ->
 
     Args:
         t: ``(n_t,)`` times, 0 or later, in any order; an array or a tensor, as the next two.
-        x, y: ``(n_x,)`` and ``(n_y,)`` coordinates in [-1, 1].
+        x: ``(n_x,)`` coordinates in [-1, 1].
+        y: ``(n_y,)`` coordinates in [-1, 1].
         resolution: intervals along x and along y.
 
     Returns:

@@ -243,7 +243,9 @@ class FactorMLP(EnsembleMLP):
     def start_jet(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Inputs of the first layer with their first and second derivative in x, each ``(n, m)`` (Sec. A.12, PINNs)."""
         value = self.encode(x)
-        return (value, torch.ones_like(value), torch.zeros_like(value)) if self.encoding is None else self.encoding.jet(x)
+        return (
+            (value, torch.ones_like(value), torch.zeros_like(value)) if self.encoding is None else self.encoding.jet(x)
+        )
 
     def jet(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Value, first and second derivative in x, each ``(E, n, R)`` (Sec. A.12, PINNs).

@@ -125,7 +125,7 @@ class JetPass:
             if layer == last:
                 tape.append(Tape(jet, z, z, z, z))
                 return z, tape
-            value, first, second = self._parts(z)
+            value, first, _ = self._parts(z)
             ahead, slope, curvature, third = self.activation.derivatives(value)
             tape.append(Tape(jet, z, slope, curvature, third))
             jet = torch.mul(z, slope, out=self._ahead.like(z))

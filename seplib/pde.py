@@ -81,7 +81,8 @@ class Equation:
 
         Args:
             cotangent: ``(E, n_1, ..., n_D)``.
-            fields, axes: as for :meth:`operator`.
+            fields: as for :meth:`operator`.
+            axes: likewise.
         """
         coefficients = self._coefficients(fields).view(-1, *[1] * len(axes))
         result = cotangent[:, None] * coefficients

@@ -82,12 +82,14 @@ def reference(errors: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(figsize=(4.6, 3.2))
     axes.loglog(errors.resolution, errors["largest"], "o-", label="largest difference")
     axes.loglog(errors.resolution, errors["relative L2"], "s-", label="relative L2 difference")
-    start = errors["relative L2"].iloc[0] * errors.resolution.iloc[0] ** 2
+    end = errors["relative L2"].iloc[-1] * errors.resolution.iloc[-1] ** 2
     axes.loglog(
-        errors.resolution, start / errors.resolution**2, "--", color=COLOURS["limit"], linewidth=1, label="order 2"
+        errors.resolution, end / errors.resolution**2, "--", color=COLOURS["limit"], linewidth=1, label="order 2"
     )
     axes.axhline(1e-4, color=COLOURS["PINN"], linewidth=0.8)
     axes.set(xlabel="intervals along x and y")
+    axes.set_xticks(errors.resolution, errors.resolution)
+    axes.set_xticks([], minor=True)
     axes.legend()
     plt.close(figure)
     return figure

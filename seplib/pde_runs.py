@@ -95,7 +95,8 @@ def case(settings: EquationSettings, equation: str, method: str, **choice: Any) 
 
     Args:
         settings: of the profile.
-        equation, method: names.
+        equation: a name in :data:`EQUATIONS`.
+        method: one of :data:`METHODS`.
         choice: at least ``omega`` and ``learning_rate``; whatever else of :class:`Case` differs.
 
     Raises:
@@ -239,7 +240,8 @@ def chosen(
     Args:
         table: of :func:`search`.
         settings: of the profile.
-        equation, method: names.
+        equation: a name in :data:`EQUATIONS`.
+        method: one of :data:`METHODS`.
         flag: "chosen" or "printed".
         changes: whatever of :class:`Case` differs.
     """

@@ -283,7 +283,8 @@ def findings(
         key, row = name.lower().replace("-", "_"), trials[(trials.equation == name) & trials.chosen].iloc[0]
         measured = numbers(runs, seconds, name)
         ratio, share = measured[RATIO], measured["share of PINN's errors that SPINN reaches sooner"]
-        found |= {f"{key}_omega": f"{row.omega:g}", f"{key}_residual": f"{row.residual:g}"}
+        found |= {f"{key}_omega": f"{row.omega:g}", f"{key}_rate": f"{row.learning_rate:g}"}
+        found |= {f"{key}_residual": f"{row.residual:g}"}
         found |= {
             f"{key}_ratio": ratio if isinstance(ratio, str) else f"{ratio:.2f}",
             f"{key}_sooner": f"{100 * share:.0f}%",

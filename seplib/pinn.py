@@ -192,7 +192,9 @@ class PhysicsLoss:
         """The four mean squares by name, each ``(E,)``, without their weights (Sec. A.12)."""
         parts = {"residual": self._square / self.target.numel(), "data": self.error.square().flatten(1).mean(1)}
         for name in ("initial", "boundary"):
-            faces = [self.error.index_select(a + 1, ends).square().flatten(1).sum(1) for a, ends in self._faces[name].items()]
+            faces = [
+                self.error.index_select(a + 1, ends).square().flatten(1).sum(1) for a, ends in self._faces[name].items()
+            ]
             parts[name] = sum(faces, torch.zeros_like(self._square)) / self._entries(name)
         return parts
 

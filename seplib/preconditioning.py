@@ -134,7 +134,9 @@ def kronecker_sum(residual: Tensor, preconditioners: Sequence[Preconditioner | N
     modes = residual.ndim - 1
     if len(preconditioners) != modes:
         raise ValueError(f"a residual with {modes} modes takes {modes} preconditioners, got {len(preconditioners)}")
-    present = [(mode, preconditioner) for mode, preconditioner in enumerate(preconditioners) if preconditioner is not None]
+    present = [
+        (mode, preconditioner) for mode, preconditioner in enumerate(preconditioners) if preconditioner is not None
+    ]
     total = len(present) * residual
     for mode, preconditioner in present:
         total -= preconditioner.correction(residual, mode)

@@ -175,7 +175,9 @@ def cached(function: Callable[..., Any], *arguments: Any) -> Any:
     """
     location = os.environ.get("SEPLIB_CACHE")
     checkpoints = Path(location) / "checkpoints" if location else None
-    return joblib.Memory(location, verbose=0).cache(function, ignore=["checkpoints"])(*arguments, checkpoints=checkpoints)
+    return joblib.Memory(location, verbose=0).cache(function, ignore=["checkpoints"])(
+        *arguments, checkpoints=checkpoints
+    )
 
 
 def step_seconds(
@@ -219,7 +221,15 @@ def _arguments(target, method, settings, seed, device, mask=None, reference=None
 
 
 def image_network(
-    values: torch.Tensor, seed: int, *, scale: str | None, low: float, features: int, frequency: float, last: float, **factor
+    values: torch.Tensor,
+    seed: int,
+    *,
+    scale: str | None,
+    low: float,
+    features: int,
+    frequency: float,
+    last: float,
+    **factor,
 ) -> tuple[CP, list[torch.Tensor]]:
     """The CP network and the axes that an image is fitted with, one copy a channel (Sec. A.12).
 

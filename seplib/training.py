@@ -164,8 +164,13 @@ def descend(
 
     Args:
         step: the loss, see :class:`Step`.
-        model, optimizer, iterations, callbacks, checkpoint, checkpoint_every: as for :func:`fit`.
+        model: whose state the checkpoints hold.
+        optimizer: of its parameters, or of what they are views of.
         preconditioner: whose state the checkpoints hold too, if it has one.
+        iterations: as for :func:`fit`, as are the next three.
+        callbacks: see there.
+        checkpoint: see there.
+        checkpoint_every: see there.
 
     Raises:
         ValueError: nothing to do.

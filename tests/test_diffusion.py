@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ def solution(resolution):
 
 def test_the_reference_converges_with_second_order():
     found = [solution(n) for n in (20, 40, 80, 160)]
-    gaps = [np.linalg.norm(fine - coarse) for coarse, fine in zip(found, found[1:])]
+    gaps = [np.linalg.norm(fine - coarse) for coarse, fine in itertools.pairwise(found)]
     slopes = np.log2(np.divide(gaps[:-1], gaps[1:]))
     assert slopes[-1] == pytest.approx(2, abs=0.25), slopes
     assert np.abs(found[3] - found[2]).max() < 3e-4
