@@ -190,6 +190,7 @@ def power(degree: int) -> Activation:
         lambda z: z**degree,
         lambda z: degree * z ** (degree - 1),
         lambda z: degree * (degree - 1) * z ** max(degree - 2, 0),
+        lambda z: degree * (degree - 1) * (degree - 2) * z ** max(degree - 3, 0),
     )
 
 
