@@ -8,10 +8,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from seplib.caching import stored
 from seplib.diffusion import diffusion_reference
 from seplib.pde_runs import EQUATIONS, METHODS, NUMERICS, PdeRun, chosen, final, fit_equation, loss, network
 from seplib.profiles.equations import EquationSettings
-from seplib.runs import cached
 from seplib.training import descend
 
 PINN, PLAIN, OURS = METHODS
@@ -242,7 +242,7 @@ def reference_errors(settings: EquationSettings) -> pd.DataFrame:
         ``relative L2`` difference, and the ``order``, the slope of the latter since the row before.
     """
     resolutions = tuple(2 * settings.resolution // share for share in (16, 8, 4, 2, 1))
-    return cached(_reference_errors, resolutions, (settings.points, settings.test), NUMERICS)
+    return stored(_reference_errors, (resolutions, (settings.points, settings.test), NUMERICS))
 
 
 def _reference_errors(resolutions, sizes, numerics, checkpoints):
