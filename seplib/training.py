@@ -36,7 +36,7 @@ class State:
     axes: Sequence[Tensor] | Tensor
     target: Tensor
     optimizer: torch.optim.Optimizer
-    preconditioner: Preconditioning | None
+    preconditioner: Any
     seconds: float
     predict: Callable[[], Tensor]
 
