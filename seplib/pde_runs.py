@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from seplib import claims, pde
+from seplib.cache import cached
 from seplib.factors import FactorMLP
 from seplib.pinn import LOSSES, PhysicsLoss
 from seplib.preconditioning import SepPGD
 from seplib.profiles.equations import EquationSettings
-from seplib.runs import cached
 from seplib.separable import CP, MLP
 from seplib.training import State, descend
 

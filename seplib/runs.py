@@ -6,10 +6,8 @@ stored, so that the ``smoke`` profile and the tests always compute.
 """
 
 import dataclasses
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import joblib
@@ -18,6 +16,7 @@ import pandas as pd
 import torch
 
 from seplib import claims, metrics
+from seplib.cache import cached
 from seplib.factors import FactorMLP, FourierFeatures
 from seplib.preconditioning import SepPGD
 from seplib.profiles.images import ImageSettings
@@ -163,21 +162,6 @@ def fit_image(
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     return cached(_fit_image, *_arguments(target, method, settings, seed, device, mask, reference))
-
-
-def cached(function: Callable[..., Any], *arguments: Any) -> Any:
-    """The stored result of a training run, or the run itself where there is none (Sec. A.12).
-
-    Args:
-        function: takes the arguments and ``checkpoints``, the folder for an unfinished run or None. joblib drops its stored
-            results when its own source changes, so it should only hand on to the one that trains.
-        arguments: what determines the run.
-    """
-    location = os.environ.get("SEPLIB_CACHE")
-    checkpoints = Path(location) / "checkpoints" if location else None
-    return joblib.Memory(location, verbose=0).cache(function, ignore=["checkpoints"])(
-        *arguments, checkpoints=checkpoints
-    )
 
 
 def step_seconds(
