@@ -9,11 +9,15 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import scipy.sparse
 import torch
 from scipy.integrate import solve_ivp
 from scipy.interpolate import RectBivariateSpline
 from torch import Tensor
+
+from seplib.caching import stored
+from seplib.profiles.equations import EquationSettings
 
 DIFFUSIVITY = 0.05  # a of the equation
 RESOLUTION = 200  # intervals along x and along y
@@ -115,3 +119,33 @@ def solve(start: Start, times: tuple[float, ...], resolution: int) -> tuple[np.n
     if not result.success:
         raise RuntimeError(f"the stiff integrator gave up: {result.message}")
     return nodes, np.pad(result.y.T.reshape(-1, inner, inner), ((0, 0), (1, 1), (1, 1)))
+
+
+def reference_errors(settings: EquationSettings) -> pd.DataFrame:
+    """How the diffusion's reference solution converges, on training and test grid together (Fig. 4).
+
+    Returns:
+        One row a ``resolution``, up to the one in use: the ``largest`` difference from the solution at twice the resolution, the
+        ``relative L2`` difference, and the ``order``, the slope of the latter since the row before.
+    """
+    resolutions = tuple(2 * settings.resolution // share for share in (16, 8, 4, 2, 1))
+    return stored(_reference_errors, (resolutions, (settings.points, settings.test), TOLERANCE))
+
+
+def _reference_errors(resolutions, sizes, tolerance, checkpoints):
+    return _measure_reference(resolutions, sizes)
+
+
+def _measure_reference(resolutions: tuple[int, ...], sizes: tuple[int, int]) -> pd.DataFrame:
+    times, places = (np.unique(np.concatenate([np.linspace(low, 1, n) for n in sizes])) for low in (0, -1))
+    found = [diffusion_reference(times, places, places, resolution) for resolution in resolutions]
+    rows = []
+    for resolution, coarse, fine in zip(resolutions, found, found[1:]):
+        gap, size = coarse - fine, np.linalg.norm(fine)
+        order = np.log2(rows[-1]["relative L2"] * size / np.linalg.norm(gap)) if rows else np.nan
+        rows.append(
+            {
+                "resolution": resolution, "largest": np.abs(gap).max(), "relative L2": np.linalg.norm(gap) / size, "order": order,
+            }
+        )  # fmt: skip
+    return pd.DataFrame(rows)

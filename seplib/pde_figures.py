@@ -77,7 +77,7 @@ def reference(errors: pd.DataFrame) -> Figure:
     """Distance of the diffusion's reference solution from itself at twice the resolution (Fig. 4).
 
     Args:
-        errors: of :func:`seplib.pde_study.reference_errors`.
+        errors: of :func:`seplib.diffusion.reference_errors`.
     """
     figure, axes = plt.subplots(figsize=(4.6, 3.2))
     axes.loglog(errors.resolution, errors["largest"], "o-", label="largest difference")
@@ -99,7 +99,7 @@ def gains(table: pd.DataFrame) -> Figure:
     """Test error with SepPGD over that without, by variant and equation (Sec. A.12).
 
     Args:
-        table: of :func:`seplib.pde_study.compare_variants`.
+        table: of :func:`seplib.pde_variants.compare_variants`.
     """
     variants, names = list(dict.fromkeys(table.variant)), list(dict.fromkeys(table.equation))
     figure, axes = plt.subplots(figsize=(7.0, 0.42 * len(variants) + 1.0))

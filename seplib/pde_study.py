@@ -8,9 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from seplib.caching import stored
-from seplib.diffusion import diffusion_reference
-from seplib.pde_runs import EQUATIONS, METHODS, NUMERICS, PdeRun, chosen, final, fit_equation, loss, network
+from seplib.pde_runs import EQUATIONS, METHODS, PdeRun, chosen, final, fit_equation, loss, network
 from seplib.profiles.equations import EquationSettings
 from seplib.training import descend
 
@@ -47,7 +45,10 @@ def step_seconds(
     the median over the rounds. The preconditioners, made once and before the first update, are left out.
 
     Args:
-        trials, settings, seed, device: as for :func:`study`.
+        trials: as for :func:`study`, as are the next three.
+        settings: see there.
+        seed: see there.
+        device: see there.
         rounds: number of turns.
     """
     result = {}
@@ -113,7 +114,8 @@ def sooner(slow: PdeRun, fast: PdeRun, paces: tuple[float, float]) -> float:
     """Share of the errors that one run reaches which the other reaches in less time (Figs. 4, 13, 14).
 
     Args:
-        slow, fast: the runs.
+        slow: a run.
+        fast: another.
         paces: seconds an update of each.
 
     Returns:
@@ -149,7 +151,9 @@ def cases(runs: Study, seconds: Mapping[tuple[str, str], float], name: str) -> d
     """The cases of an equation's claim (Figs. 4, 13, 14).
 
     Args:
-        runs, seconds, name: as for :func:`time_ratio`.
+        runs: of :func:`study`.
+        seconds: an update, by (equation, method).
+        name: of the equation.
     """
     ratio = time_ratio(runs, seconds, name, final(runs[name, PLAIN].errors))
     share = sooner(runs[name, PINN], runs[name, PLAIN], (seconds[name, PINN], seconds[name, PLAIN]))
@@ -163,7 +167,9 @@ def numbers(runs: Study, seconds: Mapping[tuple[str, str], float], name: str) ->
     """What was measured of an equation's claim, "never" for an infinite time (Figs. 4, 13, 14).
 
     Args:
-        runs, seconds, name: as for :func:`time_ratio`.
+        runs: of :func:`study`.
+        seconds: an update, by (equation, method).
+        name: of the equation.
     """
     plain = runs[name, PLAIN].errors
     found: dict[str, float] = {
@@ -183,87 +189,6 @@ def spread(runs: Study, name: str) -> dict[str, float]:
     return {f"final test MSE, {method}": float(e.std(ddof=1)) for method, e in errors.items() if len(e) > 1}
 
 
-def variants(residual: float, ks: tuple[int, int, int]) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
-    """What could decide whether SepPGD gains: name to the changes of the plain and of the preconditioned run (Sec. A.12).
-
-    Args:
-        residual: the chosen weight of the residual loss.
-        ks: modulated eigenvalues of the study.
-    """
-    alone, light = dict(weights=(0.0, 1.0, 0.0, 0.0)), dict(weights=(residual / 100, 1.0, 1.0, 1.0))
-    return {
-        "as in the study": ({}, {}),
-        "weights 3, 2, 2 in place of SepPGD": ({}, dict(method=PLAIN, weights=(residual, 3.0, 2.0, 2.0))),
-        "residual 100 times lighter": (light, light),
-        "data loss alone": (alone, alone),
-        "data loss alone, new preconditioner every 10 updates": (alone, alone | dict(update_every=10)),
-        "new preconditioner every 10 updates": ({}, dict(update_every=10)),
-        "twice as many modulated eigenvalues": ({}, dict(ks=tuple(2 * k for k in ks))),
-        "the printed learning rate": (dict(flag="printed"), dict(flag="printed")),
-    }
-
-
-def compare_variants(trials: pd.DataFrame, settings: EquationSettings, seed: int, device: torch.device) -> pd.DataFrame:
-    """When SepPGD gains and when it does not (Sec. A.12), all seeds, ``settings.compared`` updates.
-
-    Args:
-        trials, settings, seed, device: as for :func:`study`.
-
-    Returns:
-        One row an equation and variant: ``plain`` and ``preconditioned``, the median test errors at the end; ``error``, their
-        ratio (below 1: SepPGD gains), geometric mean over the seeds; ``updates``, the ratio of the updates until plain's last
-        error is reached, medians over the seeds; ``residual``, that loss's share of the plain run's gradient at the end.
-    """
-    rows = []
-    for name in settings.varied:
-        weight = trials[(trials.equation == name) & trials.chosen].residual.iloc[0]
-        for variant, changes in variants(float(weight), settings.ks).items():
-            pair = []
-            for method, change in zip((PLAIN, OURS), changes):
-                change = {"method": method, "iterations": settings.compared} | change
-                pair.append(fit_equation(chosen(trials, settings, name, **change), seed, device))
-            errors = [final(run.errors) for run in pair]
-            needed = [np.median(reach(run, errors[0])) for run in pair]
-            rows.append(
-                {
-                    "equation": name, "variant": variant, "plain": np.median(errors[0]), "preconditioned": np.median(errors[1]),
-                    "error": np.exp(np.log(errors[1] / errors[0]).mean()), "updates": needed[1] / needed[0],
-                    "residual": pair[0].shares.residual.iloc[-1],
-                }
-            )  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-def reference_errors(settings: EquationSettings) -> pd.DataFrame:
-    """How the diffusion's reference solution converges, on training and test grid together (Fig. 4).
-
-    Returns:
-        One row a ``resolution``, up to the one in use: the ``largest`` difference from the solution at twice the resolution, the
-        ``relative L2`` difference, and the ``order``, the slope of the latter since the row before.
-    """
-    resolutions = tuple(2 * settings.resolution // share for share in (16, 8, 4, 2, 1))
-    return stored(_reference_errors, (resolutions, (settings.points, settings.test), NUMERICS))
-
-
-def _reference_errors(resolutions, sizes, numerics, checkpoints):
-    return _measure_reference(resolutions, sizes)
-
-
-def _measure_reference(resolutions: tuple[int, ...], sizes: tuple[int, int]) -> pd.DataFrame:
-    times, places = (np.unique(np.concatenate([np.linspace(low, 1, n) for n in sizes])) for low in (0, -1))
-    found = [diffusion_reference(times, places, places, resolution) for resolution in resolutions]
-    rows = []
-    for resolution, coarse, fine in zip(resolutions, found, found[1:]):
-        gap, size = coarse - fine, np.linalg.norm(fine)
-        order = np.log2(rows[-1]["relative L2"] * size / np.linalg.norm(gap)) if rows else np.nan
-        rows.append(
-            {
-                "resolution": resolution, "largest": np.abs(gap).max(), "relative L2": np.linalg.norm(gap) / size, "order": order,
-            }
-        )  # fmt: skip
-    return pd.DataFrame(rows)
-
-
 def findings(
     runs: Study,
     seconds: Mapping[tuple[str, str], float],
@@ -274,8 +199,10 @@ def findings(
     """The numbers that the book quotes, as text, such as ``helmholtz_ratio`` (Figs. 4, 13, 14).
 
     Args:
-        runs, seconds: of :func:`study` and :func:`step_seconds`.
-        trials, pairs: of :func:`seplib.pde_runs.search` and :func:`compare_variants`.
+        runs: of :func:`study`.
+        seconds: of :func:`step_seconds`.
+        trials: of :func:`seplib.pde_runs.search`.
+        pairs: of :func:`seplib.pde_variants.compare_variants`.
         settings: of the profile.
     """
     found = {}

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from seplib import pde_figures, pde_runs, pde_study, preconditioning, profiles
+from seplib import diffusion, pde_figures, pde_runs, pde_study, pde_variants, preconditioning, profiles
 
 CPU = torch.device("cpu")
 SETTINGS = dataclasses.replace(
@@ -191,8 +191,8 @@ def test_the_whole_study():
     assert set(study) == set(seconds) and len(study) == 6 and min(seconds.values()) > 0
     table = pde_study.compare(study, seconds, SETTINGS)
     assert len(table) == 6 and (table.least <= table.MSE).all() and (table.largest >= table.MSE).all()
-    pairs = pde_study.compare_variants(trials, SETTINGS, 0, CPU)
-    assert set(pairs.equation) == {"Klein-Gordon"} and len(pairs) == len(pde_study.variants(1.0, SETTINGS.ks))
+    pairs = pde_variants.compare_variants(trials, SETTINGS, 0, CPU)
+    assert set(pairs.equation) == {"Klein-Gordon"} and len(pairs) == len(pde_variants.variants(1.0, SETTINGS.ks))
     alone = pairs[pairs.variant == "data loss alone"].iloc[0]
     assert alone.residual == 0 and pairs.residual.max() > 0
     found = pde_study.findings(study, seconds, trials, pairs, SETTINGS)
@@ -208,7 +208,7 @@ def test_the_whole_study():
 
 def test_the_reference_table_compares_with_twice_the_resolution():
     settings = dataclasses.replace(SETTINGS, resolution=40)
-    table = pde_study.reference_errors(settings)
+    table = diffusion.reference_errors(settings)
     assert table.resolution.tolist() == [5, 10, 20, 40]
     assert table.order.iloc[-1] == pytest.approx(2, abs=0.4)
     assert (table.largest.to_numpy()[-2:] < 5e-3).all()
