@@ -12,8 +12,9 @@ def stored(function: Callable, arguments: tuple) -> Any:
     """Call a run's function, or read its result from ``$SEPLIB_CACHE`` if that is set and holds it (Sec. A.12).
 
     Args:
-        function: takes the arguments and the folder of the checkpoints, None without a cache.
-        arguments: from :func:`seplib.setups.run_arguments`.
+        function: takes the arguments and ``checkpoints``, the folder for unfinished runs, None without a cache. joblib drops
+            what it has stored when the function's own source changes, so it should only hand on to the one that computes.
+        arguments: what determines the run, such as :func:`seplib.setups.run_arguments`.
     """
     location = os.environ.get("SEPLIB_CACHE")
     run = joblib.Memory(location, verbose=0).cache(function, ignore=["checkpoints"])

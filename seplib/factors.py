@@ -240,18 +240,20 @@ class FactorMLP(EnsembleMLP):
         """
         return self.apply_layers(self.encode(x))
 
+    def start_jet(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Inputs of the first layer with their first and second derivative in x, each ``(n, m)`` (Sec. A.12, PINNs)."""
+        value = self.encode(x)
+        return (
+            (value, torch.ones_like(value), torch.zeros_like(value)) if self.encoding is None else self.encoding.jet(x)
+        )
+
     def jet(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Value, first and second derivative in x, each ``(E, n, R)`` (Sec. A.12, PINNs).
 
         The three travel through the layers together, so the cost is three forward passes and no graph is needed for the
         derivatives in x.
         """
-        _check_axis(x)
-        if self.encoding is None:
-            value = x[:, None]
-            jet = value[None], torch.ones_like(value)[None], torch.zeros_like(value)[None]
-        else:
-            jet = tuple(part[None] for part in self.encoding.jet(x))
+        jet = self.start_jet(x)
         for layer in range(self.depth):
             z = self.linear(layer, jet[0])
             weight = self.scales[layer] * self.weights[layer].mT

@@ -1,6 +1,7 @@
 """Functions to approximate, and what the approximation notebooks tabulate about them (Theorem 1, Sec. A.1.2)."""
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -187,9 +188,7 @@ def power(degree: int) -> Activation:
     """
     return Activation(
         f"z^{degree}",
-        lambda z: z**degree,
-        lambda z: degree * z ** (degree - 1),
-        lambda z: degree * (degree - 1) * z ** max(degree - 2, 0),
+        *(lambda z, j=j: math.perm(degree, j) * z ** max(degree - j, 0) for j in range(4)),
     )
 
 

@@ -31,6 +31,9 @@ COLOURS = {
     "MLP": "#56606B",
     "MLP (MSK)": "#CC79A7",
     "IGA": "#E69F00",
+    "PINN": "#56606B",
+    "SPINN": "#0072B2",
+    "SPINN (SepPGD)": "#D55E00",
     "limit": "#111111",
 }
 
@@ -60,7 +63,7 @@ def use_style() -> None:
     set_matplotlib_formats("svg", metadata={"Date": None})
 
 
-def band(axes: Axes, x: Sequence[float], runs: np.ndarray, label: str, **style) -> None:
+def band(axes: Axes, x: Sequence[float] | np.ndarray, runs: np.ndarray, label: str, **style) -> None:
     """Mean of several seeds as a line, their range as a band (Figs. 1, 2, 7).
 
     Args:

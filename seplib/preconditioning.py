@@ -117,12 +117,13 @@ def _check_symmetric(K: Tensor) -> None:
         )
 
 
-def kronecker_sum(residual: Tensor, preconditioners: Sequence[Preconditioner]) -> Tensor:
+def kronecker_sum(residual: Tensor, preconditioners: Sequence[Preconditioner | None]) -> Tensor:
     """Preconditioned residual ``sum_d R x_d S_d`` of Eq. (8), the ``S~ r`` of Lemma 2.
 
     Args:
         residual: ``(E, n_1, ..., n_D)``.
-        preconditioners: one for each mode.
+        preconditioners: one for each mode; None for a mode that is left out of the sum, such as the one that counts the faces
+            of a grid.
 
     Returns:
         A tensor of the same shape. Cost: ``4 k D N`` for N entries.
@@ -133,8 +134,11 @@ def kronecker_sum(residual: Tensor, preconditioners: Sequence[Preconditioner]) -
     modes = residual.ndim - 1
     if len(preconditioners) != modes:
         raise ValueError(f"a residual with {modes} modes takes {modes} preconditioners, got {len(preconditioners)}")
-    total = modes * residual
-    for mode, preconditioner in enumerate(preconditioners):
+    present = [
+        (mode, preconditioner) for mode, preconditioner in enumerate(preconditioners) if preconditioner is not None
+    ]
+    total = len(present) * residual
+    for mode, preconditioner in present:
         total -= preconditioner.correction(residual, mode)
     return total
 

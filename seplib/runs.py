@@ -114,7 +114,6 @@ def update_seconds(
     return {method: np.mean(periods, axis=0) for method, periods in times.items()}
 
 
-# joblib drops a function's stored results when the function's own source changes, so this one only hands on.
 def _fit_image(target, network, descent, modulation, seed, device, numerics, checkpoints):
     return _train_image(target, network, descent, modulation, seed, device, numerics, checkpoints)
 

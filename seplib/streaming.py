@@ -45,11 +45,11 @@ class FullResidual:
         mask: Tensor | None = None,
     ):
         self.evaluate = model.points if isinstance(inputs, Tensor) else model.grid
-        self.inputs, self.target, self.preconditioner, self.mask = inputs, target, preconditioner, mask
+        self.axes, self.target, self.preconditioner, self.mask = inputs, target, preconditioner, mask
 
     def forward(self) -> None:
         """Evaluate the network, the Z of Eq. (6)."""
-        self._output = self.evaluate(self.inputs)
+        self._output = self.evaluate(self.axes)
         self.residual = self._masked(self._output.detach() - self.target)
 
     def prediction(self) -> Tensor:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -36,7 +36,7 @@ class State:
     axes: Sequence[Tensor] | Tensor
     target: Tensor
     optimizer: torch.optim.Optimizer
-    preconditioner: Preconditioning | None
+    preconditioner: Any
     seconds: float
     predict: Callable[[], Tensor]
 
@@ -67,6 +67,26 @@ class History:
 
 
 Callback = Callable[[State], Mapping[str, float] | None]
+
+
+@runtime_checkable
+class Step(Protocol):
+    """A loss as :func:`descend` needs it (Sec. A.12)."""
+
+    axes: Sequence[Tensor] | Tensor
+    target: Tensor
+
+    def forward(self) -> None:
+        """Evaluate the model (Eq. (6))."""
+
+    def loss(self) -> Tensor:
+        """Value of each copy, ``(E,)`` (Eq. (6))."""
+
+    def backward(self, iteration: int) -> None:
+        """Set the parameters' gradients (Eq. (7))."""
+
+    def prediction(self) -> Tensor:
+        """The model's output at the training inputs (Eq. (6))."""
 
 
 def fit(
@@ -124,8 +144,6 @@ def fit(
     >>> history.loss[-1] < history.loss[0]
     True
     """
-    if iterations < 1 or checkpoint_every < 1:
-        raise ValueError(f"iterations and checkpoint_every must be at least 1, got {iterations}, {checkpoint_every}")
     if optimizer is None:
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
     target = _checked_target(axes, target)
@@ -135,6 +153,37 @@ def fit(
         raise TypeError("a streamed run takes no mask")
     else:
         data = StreamedResidual(model, axes, target, preconditioner)
+    return descend(data, model, optimizer, preconditioner, iterations, callbacks, checkpoint, checkpoint_every)
+
+
+def descend(
+    step: Step,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    preconditioner: Any = None,
+    iterations: int = 1000,
+    callbacks: Sequence[Callback] = (),
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int = 100,
+) -> History:
+    """The loop behind :func:`fit`, for any loss that can say its value and its gradient (Sec. A.12).
+
+    Args:
+        step: the loss, see :class:`Step`.
+        model: whose state the checkpoints hold.
+        optimizer: of its parameters, or of what they are views of.
+        preconditioner: whose state the checkpoints hold too, if it has one.
+        iterations: as for :func:`fit`, as are the next three.
+        callbacks: see there.
+        checkpoint: see there.
+        checkpoint_every: see there.
+
+    Raises:
+        ValueError: nothing to do.
+        FloatingPointError: the loss became NaN or infinite.
+    """
+    if iterations < 1 or checkpoint_every < 1:
+        raise ValueError(f"iterations and checkpoint_every must be at least 1, got {iterations}, {checkpoint_every}")
     history, start = History(), 0
     if checkpoint is not None:
         history, start = _resume(Path(checkpoint), model, optimizer, preconditioner)
@@ -144,15 +193,17 @@ def fit(
         began = time.perf_counter()
         last = iteration == iterations
         with torch.set_grad_enabled(not last):
-            data.forward()
+            step.forward()
         if len(history.loss) == iteration:
-            loss = data.loss()
+            loss = step.loss()
             if not loss.is_meta:
                 _check_loss(loss, iteration)
                 history.loss.append(loss.tolist())
             elapsed_now = elapsed + time.perf_counter() - began
             history.seconds.append(elapsed_now)
-            state = State(iteration, model, axes, target, optimizer, preconditioner, elapsed_now, data.prediction)
+            state = State(
+                iteration, model, step.axes, step.target, optimizer, preconditioner, elapsed_now, step.prediction
+            )
             paused = time.perf_counter()
             for callback in callbacks:
                 for name, value in (callback(state) or {}).items():
@@ -163,7 +214,7 @@ def fit(
         if last:
             break
         optimizer.zero_grad(set_to_none=True)
-        data.backward(iteration)
+        step.backward(iteration)
         optimizer.step()
         elapsed += time.perf_counter() - began
     return history

@@ -12,11 +12,21 @@ def test_derivatives_equal_autograd(name, omega):
     z = torch.linspace(-2.03, 1.97, 41).requires_grad_()
     (first,) = torch.autograd.grad(f.value(z).sum(), z, create_graph=True)
     agree(f.slope(z).detach(), first.detach())
-    second = torch.autograd.grad(first.sum(), z, allow_unused=True)[0] if first.requires_grad else None
     if name in ("relu", "leaky_relu"):
-        assert not f.curvature(z).any()
+        assert not f.curvature(z).any() and not f.third(z).any()
     else:
-        agree(f.curvature(z).detach(), second)
+        (second,) = torch.autograd.grad(first.sum(), z, create_graph=True)
+        agree(f.curvature(z).detach(), second.detach())
+        agree(f.third(z).detach(), torch.autograd.grad(second.sum(), z)[0])
+
+
+@pytest.mark.parametrize("name", activations.NAMES)
+def test_all_derivatives_at_once_are_those_one_by_one(name):
+    f, z = activations.get(name, 3.0), torch.linspace(-2.03, 1.97, 41)
+    parts = f.derivatives(z)
+    for part, alone in zip(parts, (f.value, f.slope, f.curvature, f.third)):
+        assert torch.allclose(part, alone(z), rtol=1e-12, atol=1e-12)
+    assert len(parts) == 4 and torch.equal(z, torch.linspace(-2.03, 1.97, 41))
 
 
 @pytest.mark.parametrize("name", ["relu", "leaky_relu"])

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import sample_book
 
+from seplib import rendering, targets
+
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -197,3 +199,45 @@ def test_search_finds_a_chapter(read, address):
     page = read(f"{address}/search.html?q=Kronecker")
     page.wait_for_selector("#search-results li a")
     assert "seppgd" in " ".join(a.get_attribute("href") for a in page.locator("#search-results li a").all())
+
+
+PIXELS = """() => { const c = document.querySelector('canvas'), d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
+  let drawn = 0, sum = 0; for (let i = 0; i < d.length; i += 4) { drawn += d[i + 3] > 0; sum += d[i] * (i % 97); } return [drawn / d.length * 4, sum]; }"""
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_solid_turns_and_zooms_without_any_other_file(width, read, tmp_path):
+    volume = targets.surface("column", (24, 40, 22)).values.numpy()
+    page = rendering.solids({"data": volume, "upside down": volume[:, ::-1]}, (0, 1, 0), 0.8).data
+    (tmp_path / "page.html").write_text(f"<!doctype html><meta name=viewport content='width=device-width'>{page}")
+    opened = read(f"file://{tmp_path}/page.html", width=width)
+
+    def look():
+        opened.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))")
+        return opened.evaluate(PIXELS)
+
+    begun = look()
+    assert 0.1 < begun[0] < 0.5, "the solid is drawn, and not over all of the canvas"
+    canvas = opened.locator("canvas")
+    canvas.focus()
+    seen = [begun]
+    for key in ("ArrowRight", "ArrowUp", "+"):
+        opened.keyboard.press(key)
+        seen.append(look())
+    assert len({tuple(state) for state in seen}) == 4, "every key does something"
+    assert seen[-1][0] > 1.1 * seen[-2][0], "and + enlarges"
+    opened.keyboard.press("0")
+    assert look() == begun
+    opened.get_by_role("button", name="upside down").click()
+    assert look() != begun and opened.locator("button[aria-pressed=true]").inner_text() == "upside down"
+    opened.get_by_role("button", name="data").click()
+    box = canvas.bounding_box()
+    opened.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    opened.mouse.down()
+    opened.mouse.move(box["x"] + box["width"] / 2 + 60, box["y"] + box["height"] / 2)
+    opened.mouse.up()
+    turned = look()
+    assert turned != begun
+    opened.mouse.wheel(0, -300)
+    assert look()[0] > turned[0]
+    assert opened.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0

@@ -124,6 +124,39 @@ def test_a_hole_does_not_leak():
     assert not torch.equal(found, whole)
 
 
+def test_which_holes_leave_a_majority():
+    """Walls of a box taken away: each axis gives its vote twice, halves it, or turns it round."""
+    whole = box((2, 2, 2), (9, 9, 9))
+    wall = {}  # (axis, side) of each triangle
+    for index, corners in enumerate(whole.vertices[whole.faces]):
+        axis = int(np.flatnonzero(np.ptp(corners, axis=0) == 0)[0])
+        wall[index] = (axis, int(corners[0, axis] > 5))
+
+    def without(*gone):
+        kept = [index for index, place in wall.items() if place not in gone]
+        return occupancy(Mesh(whole.vertices, whole.faces[kept]), (12, 12, 12)).sum().item()
+
+    assert without() == 7**3
+    for side in (0, 1):
+        assert without((0, side), (2, side)) == 7**3, "1 + 2 + 1 votes of six"
+        assert without((0, side), (2, 0), (2, 1)) == 0, "1 + 2 + 0: no majority"
+    assert without((1, 0), (1, 1)) == 7**3, "2 + 0 + 2"
+
+
+@pytest.mark.parametrize("part", [1, 3, 7])
+def test_every_ray_meets_an_even_number_of_triangles_of_a_closed_mesh(part):
+    """Octahedra of any shape, with cuts that fall on rays exactly or but for rounding (the chapter on surfaces)."""
+    faces = [[pole, a, b] for pole in (0, 1) for a in (2, 3) for b in (4, 5)]
+    faces = np.array([np.roll(face[:: (-1) ** index], index) for index, face in enumerate(faces)])
+    generator = np.random.default_rng(part)
+    for _ in range(300):
+        met = np.zeros((25, 25), int)
+        corners = generator.integers(0, 25 * part, (6, 3)) / part
+        for _, row, column, _ in crossings(corners, faces, (25, 25)):
+            np.add.at(met, (row, column), 1)
+        assert not (met % 2).any()
+
+
 def test_portions_do_not_matter(monkeypatch):
     solid = sphere(9, (10, 11, 12))
     whole = occupancy(solid, (24, 23, 22))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from seplib.profiles import approximation, images, kernels, preconditioning, surfaces
+from seplib.profiles import approximation, equations, images, kernels, preconditioning, surfaces
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -34,9 +34,10 @@ class Profile:
     seppgd_spectrum: preconditioning.SpectrumSettings
     complexity: preconditioning.ComplexitySettings
     surface: surfaces.SurfaceStudySettings
+    pde: equations.EquationSettings
 
 
-_GROUPS = (images, kernels, approximation, preconditioning, surfaces)
+_GROUPS = (images, kernels, approximation, preconditioning, surfaces, equations)
 _PROFILES = {
     "smoke": Profile(**{name: value for group in _GROUPS for name, value in group.SMOKE.items()}),
     "paper": Profile(**{name: value for group in _GROUPS for name, value in group.PAPER.items()}),

@@ -1,0 +1,225 @@
+"""What the runs on differential equations say: times to an error, the claims' cases, when SepPGD gains (Figs. 4, 13, 14)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from seplib.pde_runs import EQUATIONS, METHODS, PdeRun, chosen, final, fit_equation, loss, network
+from seplib.profiles.equations import EquationSettings
+from seplib.training import descend
+
+PINN, PLAIN, OURS = METHODS
+RATIO = "time to plain SPINN's final error, SepPGD / plain"
+Study = dict[tuple[str, str], PdeRun]
+
+
+def study(trials: pd.DataFrame, settings: EquationSettings, seed: int, device: torch.device) -> Study:
+    """Every equation with every method at what the search chose, each run stored (Figs. 4, 13, 14).
+
+    Args:
+        trials: of :func:`seplib.pde_runs.search`.
+        settings: of the profile.
+        seed: of the initial weights.
+        device: where to compute.
+
+    Returns:
+        The runs by (equation, method), all seeds of one in one run.
+    """
+    return {
+        (name, method): fit_equation(chosen(trials, settings, name, method), seed, device)
+        for method in (PLAIN, OURS, PINN)
+        for name in settings.equations
+    }
+
+
+def step_seconds(
+    trials: pd.DataFrame, settings: EquationSettings, seed: int, device: torch.device, rounds: int = 3
+) -> dict[tuple[str, str], float]:
+    """Seconds of one update of one copy by (equation, method), the time axis of Figs. 4, 13 and 14.
+
+    Stored runs may come from different days and loads, so time is measured here and now: short runs of the methods in turn,
+    the median over the rounds. The preconditioners, made once and before the first update, are left out.
+
+    Args:
+        trials: as for :func:`study`, as are the next three.
+        settings: see there.
+        seed: see there.
+        device: see there.
+        rounds: number of turns.
+    """
+    result = {}
+    for name in settings.equations:
+        prepared, times = {}, {method: [] for method in METHODS}
+        for method in METHODS:
+            run = chosen(trials, settings, name, method, copies=1)
+            model = network(run, seed, device)
+            step = loss(run, model, device)
+            optimizer = torch.optim.Adam([step.parameter], lr=run.learning_rate, fused=True)
+            prepared[method] = step, model, optimizer, 5 if method == PINN else 40
+        for _ in range(rounds):
+            for method, (step, model, optimizer, updates) in prepared.items():
+                seconds = descend(step, model, optimizer, iterations=updates).seconds
+                times[method].append((seconds[-1] - seconds[2]) / (updates - 2))
+        result |= {(name, method): float(np.median(seconds)) for method, seconds in times.items()}
+    return result
+
+
+def reach(run: PdeRun, level: Any) -> np.ndarray:
+    """Updates until the test error is first at most ``level``, ``(E,)``; infinite where it never is (Figs. 4, 13, 14).
+
+    Args:
+        run: any.
+        level: one number, or one a copy.
+    """
+    below = run.errors <= level
+    return np.where(below.any(0), run.iterations[below.argmax(0)], np.inf)
+
+
+def compare(runs: Study, seconds: Mapping[tuple[str, str], float], settings: EquationSettings) -> pd.DataFrame:
+    """Errors and times by equation and method (Figs. 4, 13, 14).
+
+    Returns:
+        One row a pair. ``MSE``, its least and largest value over the seeds and ``relative L2`` of the median at the end (see
+        :func:`seplib.pde_runs.final`); ``ms`` an update and copy, ``minutes`` of the whole training of one copy; ``updates`` and
+        ``seconds``, medians over the seeds, until the error is first that of plain SPINN at its end.
+    """
+    rows = []
+    for name in settings.equations:
+        level = final(runs[name, PLAIN].errors)
+        size = exact(name, settings).square().mean().item()
+        for method in METHODS:
+            run, pace = runs[name, method], seconds[name, method]
+            errors, updates = final(run.errors), np.median(reach(run, level))
+            rows.append(
+                {
+                    "equation": name, "method": method, "MSE": np.median(errors), "least": errors.min(), "largest": errors.max(),
+                    "relative L2": np.sqrt(np.median(errors) / size), "ms": 1e3 * pace,
+                    "minutes": pace * run.iterations[-1] / 60, "updates": updates, "seconds": updates * pace,
+                }
+            )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def exact(name: str, settings: EquationSettings) -> Tensor:
+    """The solution on the test grid, in float64 (Figs. 4, 13, 14)."""
+    equation = EQUATIONS[name](settings.resolution)
+    return equation.values(equation.axes(settings.test, torch.float64))
+
+
+def sooner(slow: PdeRun, fast: PdeRun, paces: tuple[float, float]) -> float:
+    """Share of the errors that one run reaches which the other reaches in less time (Figs. 4, 13, 14).
+
+    Args:
+        slow: a run.
+        fast: another.
+        paces: seconds an update of each.
+
+    Returns:
+        1 if ``fast`` reaches every error sooner that ``slow`` reaches at all. Errors are all new minima of the median over the
+        seeds, below its start; times are medians over the seeds.
+    """
+    course = np.median(slow.errors, 1)
+    minima = np.unique(np.minimum.accumulate(course)[1:])
+    levels = minima[minima < course[0]]
+    if not len(levels):
+        return 1.0
+    times = np.array(
+        [[np.median(reach(run, level)) * pace for run, pace in zip((slow, fast), paces)] for level in levels]
+    )
+    reached = np.isfinite(times[:, 0])
+    return float((times[reached, 1] < times[reached, 0]).mean()) if reached.any() else 1.0
+
+
+def time_ratio(runs: Study, seconds: Mapping[tuple[str, str], float], name: str, level: np.ndarray) -> float:
+    """Time of SPINN with SepPGD over that of plain SPINN until an error is reached, medians over the seeds (Figs. 4, 13, 14).
+
+    Args:
+        runs: of :func:`study`.
+        seconds: an update, by (equation, method).
+        name: of the equation.
+        level: ``(E,)``, the error of each seed.
+    """
+    ours, plain = (np.median(reach(runs[name, method], level)) * seconds[name, method] for method in (OURS, PLAIN))
+    return float(ours / plain)
+
+
+def cases(runs: Study, seconds: Mapping[tuple[str, str], float], name: str) -> dict[str, bool]:
+    """The cases of an equation's claim (Figs. 4, 13, 14).
+
+    Args:
+        runs: of :func:`study`.
+        seconds: an update, by (equation, method).
+        name: of the equation.
+    """
+    ratio = time_ratio(runs, seconds, name, final(runs[name, PLAIN].errors))
+    share = sooner(runs[name, PINN], runs[name, PLAIN], (seconds[name, PINN], seconds[name, PLAIN]))
+    return {
+        "SepPGD reaches plain SPINN's final error in at most 0.8 of its time": ratio <= 0.8,
+        "SPINN reaches every error of PINN sooner": share == 1,
+    }
+
+
+def numbers(runs: Study, seconds: Mapping[tuple[str, str], float], name: str) -> dict[str, float | str]:
+    """What was measured of an equation's claim, "never" for an infinite time (Figs. 4, 13, 14).
+
+    Args:
+        runs: of :func:`study`.
+        seconds: an update, by (equation, method).
+        name: of the equation.
+    """
+    plain = runs[name, PLAIN].errors
+    found: dict[str, float] = {
+        RATIO: time_ratio(runs, seconds, name, final(plain)),
+        "the same to its error after the last update": time_ratio(runs, seconds, name, plain[-1]),
+        "share of PINN's errors that SPINN reaches sooner": sooner(
+            runs[name, PINN], runs[name, PLAIN], (seconds[name, PINN], seconds[name, PLAIN])
+        ),
+    }
+    found |= {f"final test MSE, {method}": float(np.median(final(runs[name, method].errors))) for method in METHODS}
+    return {what: value if np.isfinite(value) else "never" for what, value in found.items()}
+
+
+def spread(runs: Study, name: str) -> dict[str, float]:
+    """Standard deviation of the final test error over the seeds, by method (Figs. 4, 13, 14)."""
+    errors = {method: final(runs[name, method].errors) for method in METHODS}
+    return {f"final test MSE, {method}": float(e.std(ddof=1)) for method, e in errors.items() if len(e) > 1}
+
+
+def findings(
+    runs: Study,
+    seconds: Mapping[tuple[str, str], float],
+    trials: pd.DataFrame,
+    pairs: pd.DataFrame,
+    settings: EquationSettings,
+) -> dict[str, str]:
+    """The numbers that the book quotes, as text, such as ``helmholtz_ratio`` (Figs. 4, 13, 14).
+
+    Args:
+        runs: of :func:`study`.
+        seconds: of :func:`step_seconds`.
+        trials: of :func:`seplib.pde_runs.search`.
+        pairs: of :func:`seplib.pde_variants.compare_variants`.
+        settings: of the profile.
+    """
+    found = {}
+    for name in settings.equations:
+        key, row = name.lower().replace("-", "_"), trials[(trials.equation == name) & trials.chosen].iloc[0]
+        measured = numbers(runs, seconds, name)
+        ratio, share = measured[RATIO], measured["share of PINN's errors that SPINN reaches sooner"]
+        found |= {f"{key}_omega": f"{row.omega:g}", f"{key}_rate": f"{row.learning_rate:g}"}
+        found |= {f"{key}_residual": f"{row.residual:g}"}
+        found |= {
+            f"{key}_ratio": ratio if isinstance(ratio, str) else f"{ratio:.2f}",
+            f"{key}_sooner": f"{100 * share:.0f}%",
+        }
+        for method, short in zip(METHODS, ("pinn", "plain", "ours")):
+            found[f"{key}_{short}"] = f"{measured[f'final test MSE, {method}']:.1e}"
+            found[f"{key}_{short}_ms"] = f"{1e3 * seconds[name, method]:.1f}"
+        for variant, rows in pairs[pairs.equation == name].groupby("variant"):
+            found[f"{key}: {variant}"] = f"{rows.error.iloc[0]:.2f}"
+            found[f"{key}: {variant}, share"] = f"{100 * rows.residual.iloc[0]:.0f}%"
+    return found
