@@ -67,7 +67,7 @@ def read_mesh(path: str | Path) -> Mesh:
 
 
 def required_bytes(sizes: Sequence[int], faces: int = 0) -> int:
-    """Memory that :func:`occupancy` needs at its peak, estimated (Sec. A.12): four arrays of a byte a voxel, and the triangles."""
+    """Memory that :func:`seplib.meshes.occupancy` needs at its peak, estimated (Sec. A.12): four arrays of a byte a voxel, and the triangles."""
     return 4 * int(np.prod(sizes, dtype=np.int64)) + 200 * faces + 100 * _PORTION
 
 
@@ -99,7 +99,7 @@ def place(mesh: Mesh, sizes: Sequence[int], margin: float = 1.0, turn: bool = Fa
 
 
 def voxelise(mesh: Mesh, sizes: Sequence[int], margin: float = 1.0, turn: bool = False) -> Bool[Tensor, "n1 n2 n3"]:
-    """Occupancy of a mesh on a grid: :func:`place`, then :func:`occupancy` (Sec. A.12).
+    """Occupancy of a mesh on a grid: :func:`seplib.meshes.place`, then :func:`seplib.meshes.occupancy` (Sec. A.12).
 
     >>> corners = np.array([[0., 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])
     >>> tetrahedron = Mesh(corners, np.array([[0, 1, 2], [0, 1, 3], [0, 2, 3], [1, 2, 3]]))
