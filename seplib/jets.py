@@ -65,8 +65,8 @@ class Scratch:
 class JetPass:
     """Jets of several networks of one shape, stacked along the ensemble axis (Sec. A.12).
 
-    The networks' parameters move into one flat tensor, :attr:`parameter`, of which they become views: the networks stay as
-    usable as before, and an optimizer has one tensor to update. Its gradient is :attr:`gradient`.
+    The networks' parameters move into one flat tensor, ``parameter``, of which they become views: the networks stay as
+    usable as before, and an optimizer has one tensor to update. Its gradient is ``gradient``.
 
     Args:
         networks: one or more :class:`seplib.factors.EnsembleMLP` of one shape, such as the D factors of a CP network.
@@ -188,7 +188,7 @@ class SeparableFields:
     networks share one :class:`JetPass`.
 
     Args:
-        model: a CP network; its parameters become views of :attr:`parameter`.
+        model: a CP network; its parameters become views of ``parameter``.
         axes: D tensors ``(n,)`` of one length.
         orders: F tuples of D numbers 0 to 2: how often each field is differentiated along each axis.
 
@@ -228,7 +228,7 @@ class SeparableFields:
 
         Args:
             cotangent: of the fields, ``(E, F, n, ..., n)``.
-            more: of the factors' jets :attr:`values` directly, ``(D, E, 3, n, R)``; may be overwritten.
+            more: of the factors' jets ``values`` directly, ``(D, E, 3, n, R)``; may be overwritten.
         """
         products = tensorops.mttkrp(cotangent.flatten(0, 1), self._picks)
         jets = torch.zeros_like(self.values) if more is None else more
@@ -244,7 +244,7 @@ class PointFields:
     Every point carries the jet of all D directions, 1 + 2 D numbers a hidden unit, chunk by chunk through the layers.
 
     Args:
-        model: a plain network; its parameters become views of :attr:`parameter`.
+        model: a plain network; its parameters become views of ``parameter``.
         axes: D tensors ``(n_d,)``.
         orders: as for :class:`SeparableFields`; no derivative is mixed.
 

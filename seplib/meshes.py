@@ -47,7 +47,7 @@ def read_mesh(path: str | Path) -> Mesh:
     """Read a triangle mesh: PLY, OBJ or STL, text or binary, PLY also compressed (Sec. A.12).
 
     Raises:
-        ValueError: another ending, no such file, not readable, or whatever :class:`Mesh` refuses.
+        ValueError: another ending, no such file, not readable, or whatever :class:`seplib.meshes.Mesh` refuses.
     """
     path = Path(path)
     kind = next((ending for ending in MESHES if path.name.lower().endswith(ending)), None)
