@@ -28,6 +28,12 @@ This page shows a smoke run of this machine: small settings, to see that everyth
 :::"""
 
 
+SMOKE_NUMBERS = """:::{{admonition}} Smoke run
+:class: warning smoke-run
+Numbers on this page are from a smoke run of this machine, small settings to see that everything works: {}.
+:::"""
+
+
 class Refused(Exception):
     """The book cannot be built, for a reason that one line can tell."""
 
@@ -137,7 +143,18 @@ def stage(root: Path, target: Path) -> None:
                 copy = target / "downloads" / profile / path.relative_to(results)
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(path, copy)
+    warn(target, {name for name, (profile, _) in notebooks.items() if profile == "smoke"})
     fill(root, target)
+
+
+def warn(target: Path, smoke: set[str]) -> None:
+    """Put a banner under the title of every staged chapter that takes numbers from a notebook's smoke run."""
+    for path in target.glob("*.md"):
+        text = path.read_text()
+        if named := sorted(smoke & set(re.findall(r"\{glue:\w+\}`notebooks/(\w+)\.ipynb::", text))):
+            links = ", ".join(f"[{name}](notebooks/{name}.ipynb)" for name in named)
+            banner = SMOKE_NUMBERS.format(links)
+            path.write_text(re.sub(r"^(# .*\n)", lambda title: f"{title[1]}\n{banner}\n", text, count=1, flags=re.M))
 
 
 def fill(root: Path, target: Path) -> None:

@@ -43,6 +43,14 @@ def test_a_smoke_run_stands_under_a_banner_after_the_title(tmp_path):
     assert "smoke profile · cpu" in text
 
 
+@pytest.mark.parametrize("paper", [False, True])
+def test_a_chapter_with_numbers_of_a_smoke_run_says_so(tmp_path, paper):
+    staged(sample_book.make(tmp_path, paper=paper))
+    text = (tmp_path / "_build" / "stage" / "index.md").read_text()
+    assert (f"from a smoke run of this machine, small settings to see that everything works: [{NAME}]" in text) != paper
+    assert text.startswith("# Sample\n")
+
+
 def test_a_paper_run_is_preferred_and_carries_a_note_instead(tmp_path):
     text = staged(sample_book.make(tmp_path, paper=True))
     assert "Smoke run" not in text
