@@ -47,7 +47,7 @@ def read_mesh(path: str | Path) -> Mesh:
     """Read a triangle mesh: PLY, OBJ or STL, text or binary, PLY also compressed (Sec. A.12).
 
     Raises:
-        ValueError: another ending, no such file, not readable, or whatever :class:`Mesh` refuses.
+        ValueError: another ending, no such file, not readable, or whatever :class:`seplib.meshes.Mesh` refuses.
     """
     path = Path(path)
     kind = next((ending for ending in MESHES if path.name.lower().endswith(ending)), None)
@@ -99,7 +99,7 @@ def place(mesh: Mesh, sizes: Sequence[int], margin: float = 1.0, turn: bool = Fa
 
 
 def voxelise(mesh: Mesh, sizes: Sequence[int], margin: float = 1.0, turn: bool = False) -> Bool[Tensor, "n1 n2 n3"]:
-    """Occupancy of a mesh on a grid: :func:`place`, then :func:`occupancy` (Sec. A.12).
+    """Occupancy of a mesh on a grid: :func:`seplib.meshes.place`, then :func:`seplib.meshes.occupancy` (Sec. A.12).
 
     >>> corners = np.array([[0., 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])
     >>> tetrahedron = Mesh(corners, np.array([[0, 1, 2], [0, 1, 3], [0, 2, 3], [1, 2, 3]]))
