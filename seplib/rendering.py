@@ -20,6 +20,10 @@ from seplib.meshes import Mesh, crossings
 # The camera: turned to the side and lifted, in degrees.
 YAW, PITCH = -20.0, 12.0
 _LIGHT = np.array([-0.35, 0.55, 0.76])
+_BUTTON = (
+    "margin: 0 .4rem .4rem 0; padding: .2rem .7rem; color: #22252b; background: #f5f3ef; border: 1px solid #8a8172; "
+    "border-radius: 4px; font-size: .9rem"
+)
 _SHOWN = 20_000  # triangles of a solid to turn, 240 kB a solid in the page
 
 
@@ -131,8 +135,7 @@ def solids(volumes: Mapping[str, np.ndarray], up: Sequence[int], blur: float) ->
     data = json.dumps(content)
     name = f"solid-{hashlib.sha256(data.encode()).hexdigest()[:8]}"
     buttons = "".join(
-        f'<button type="button" value="{html.escape(label)}" style="margin: 0 .4rem .4rem 0; padding: .2rem .7rem">'
-        f"{html.escape(label)}</button>"
+        f'<button type="button" value="{html.escape(label)}" style="{_BUTTON}">{html.escape(label)}</button>'
         for label in volumes
     )
     return HTML(
