@@ -26,15 +26,16 @@ def test_the_solver_finds_barenblatts_solution():
 
     def exact(t, x, y):
         tau = diffusion.DIFFUSIVITY / 2 * (t + 1)
-        return tau**-0.5 * np.maximum(0.02 - (x**2 + y**2) / (16 * tau**0.5), 0)
+        return tau**-0.5 * np.maximum(0.17 - (x**2 + y**2) / (16 * tau**0.5), 0)
 
     errors = []
     for n in (20, 40, 80):
         nodes, states = diffusion.solve(lambda x, y: exact(0, x, y), (0.5, 1.0), n)
-        errors.append(np.linalg.norm(states[1] - exact(1.0, nodes[:, None], nodes)) / n)
-    assert exact(1.0, 0.9, 0.0) == 0 < exact(1.0, 0.0, 0.0)  # the support stays inside
+        truth = exact(1.0, nodes[:, None], nodes)
+        errors.append(np.linalg.norm(states[1] - truth) / np.linalg.norm(truth))
+    assert exact(1.0, 0.95, 0.0) == 0 < exact(1.0, 0.0, 0.0)  # the support stays inside
     assert np.log2(errors[0] / errors[2]) / 2 > 1.2, errors  # the front, a kink, costs some of the second order
-    assert errors[2] < 2e-3 * exact(1.0, 0, 0)
+    assert errors[2] < 3e-3
 
 
 def test_start_boundary_and_decay():

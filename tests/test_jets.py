@@ -91,6 +91,8 @@ def test_fields_of_a_plain_network_equal_autograd(chunk, generator, monkeypatch)
     agree(fields.forward(), slow.detach())
     fields.backward(cotangent)
     agree(placed(model, fields), wanted)
+    fields.backward(cotangent)  # written, not added to
+    agree(placed(model, fields), wanted)
 
 
 def test_the_networks_stay_usable_and_follow_the_flat_parameter(make_cp):

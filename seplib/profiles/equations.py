@@ -50,14 +50,14 @@ SMOKE = dict(
         rank=16,
         width=24,
         depth=3,
-        iterations=120,
+        iterations=80,
         ks=(3, 2, 2),
         judge_every=10,
         resolution=40,
         omegas=(1.0, 3.0),
         learning_rates=(5e-3,),
         residuals=(1.0, 0.01),
-        compared=60,
+        compared=40,
         varied=("diffusion",),
     )
 )
