@@ -153,8 +153,8 @@ def warn(target: Path, smoke: set[str]) -> None:
         text = path.read_text()
         if named := sorted(smoke & set(re.findall(r"\{glue:\w+\}`notebooks/(\w+)\.ipynb::", text))):
             links = ", ".join(f"[{name}](notebooks/{name}.ipynb)" for name in named)
-            banner = SMOKE_NUMBERS.format(links)
-            path.write_text(re.sub(r"^(# .*\n)", lambda title: f"{title[1]}\n{banner}\n", text, count=1, flags=re.M))
+            end = re.search(r"^# .*\n", text, re.MULTILINE).end()
+            path.write_text(f"{text[:end]}\n{SMOKE_NUMBERS.format(links)}\n{text[end:]}")
 
 
 def fill(root: Path, target: Path) -> None:
