@@ -29,7 +29,7 @@ Start = Callable[[np.ndarray, np.ndarray], np.ndarray]
 def bumps(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """The three bumps that the diffusion starts from (Fig. 4).
 
-    >>> round(float(bumps(-0.5, -0.1)), 2)
+    >>> round(float(bumps(np.array(-0.5), np.array(-0.1))), 2)
     0.4
     """
     first = 0.25 * np.exp(-((x - 0.3) ** 2 + (y - 0.2) ** 2) / 0.1)

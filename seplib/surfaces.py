@@ -226,6 +226,8 @@ def fit_surface(
 
 
 def _arguments(volume, method, settings, seed, device) -> tuple:
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     target, network, descent, *rest = run_arguments(volume, method, settings, seed, device)
     return target, network, descent | {"every": settings.every}, *rest
 
