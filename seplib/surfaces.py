@@ -173,14 +173,14 @@ def draw(runs: Study, steps: dict[str, float], every: int) -> Figure:
     return figure
 
 
-def pictures(target: VolumeTarget, runs: Study, height: int) -> Image:
+def pictures(target: VolumeTarget, runs: Study) -> Image:
     """Surfaces of the data and of both networks, below each the two details in which the networks differ most (Fig. 3).
 
     Args:
         target: at full size.
         runs: from :func:`study`.
-        height: of a picture in pixels.
     """
+    height = min(700, 6 * max(target.values.shape))  # in pixels; more would only show the voxels
     meshes = {
         label: rendering.oriented(rendering.isosurface(values, _BLUR), target.up)
         for label, values in _labelled(target, runs)

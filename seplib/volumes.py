@@ -109,6 +109,7 @@ def _find(name: str) -> tuple[Path, str]:
         return path, f"SEPLIB_DATA, {'checksum verified' if checksum in digests else 'NOT the Stanford file'}"
     if address is None:
         raise FileNotFoundError("not in SEPLIB_DATA")
+    pooch.get_logger().setLevel("WARNING")  # where it downloads to is nobody's result
     path = pooch.retrieve(address, known_hash=checksum, fname=f"{name}.ply.gz", path=pooch.os_cache("seplib"))
     return Path(path), "Stanford 3D Scanning Repository, checksum verified"
 

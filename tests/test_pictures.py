@@ -81,6 +81,7 @@ def test_the_memory_asked_for_is_the_memory_used():
 import re, torch
 from pathlib import Path
 from seplib import pictures
+
 torch.set_num_threads(1)
 
 def peak():  # of this process alone: getrusage would count what its parent held when it was forked

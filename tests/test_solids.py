@@ -76,6 +76,7 @@ def test_the_memory_of_a_volume_is_the_memory_used():
 import re, torch
 from pathlib import Path
 from seplib import pictures
+
 torch.set_num_threads(1)
 
 def peak():  # of this process alone: getrusage would count what its parent held when it was forked
@@ -101,7 +102,7 @@ def run(*arguments) -> subprocess.CompletedProcess:
 
 
 def test_the_command_line_fits_a_mesh(ball, tmp_path):
-    sizes = ("--rank", 8, "--width", 12, "--iterations", 5, "--resolution", 16)
+    sizes = ("--rank", 16, "--width", 24, "--iterations", 300, "--resolution", 16)
     done = run(ball, "--output", tmp_path / "out", *sizes)
     assert done.returncode == 0, done.stderr
     assert re.match(r"IoU \d\.\d{4}, \d+ s\n", done.stdout)
