@@ -131,7 +131,7 @@ def diffusion(resolution: int = RESOLUTION) -> Equation:
     """Nonlinear diffusion, ``u_t = a (u_x^2 + u u_xx + u_y^2 + u u_yy)`` with three bumps at the start (Fig. 4).
 
     Args:
-        resolution: of the reference solution, see :func:`diffusion_reference`; there is no closed form.
+        resolution: of the reference solution, see :func:`seplib.diffusion.diffusion_reference`; there is no closed form.
     """
     return Equation(
         name="diffusion",

@@ -24,7 +24,7 @@ class GramResidual:
     """``|L u - q|^2`` and its gradient for a CP function u and a linear L, nothing of size ``n^D R`` formed (Sec. A.12).
 
     With T terms, ``L u = sum_t c_t u_t`` is a CP function of rank T R: the columns of its factors A_d are those of the T
-    terms side by side. Hence
+    terms side by side. Hence::
 
         |L u - q|^2 = sum of the entries of  prod_d Gamma_d  - 2 <q, L u> + |q|^2,    Gamma_d = A_d^T A_d,
 
@@ -92,7 +92,7 @@ class PhysicsLoss:
 
     Args:
         equation: what is solved.
-        model: a CP network, or an MLP; its parameters become views of :attr:`parameter`, which an optimizer updates.
+        model: a CP network, or an MLP; its parameters become views of ``parameter``, which an optimizer updates.
         axes: D tensors ``(n,)``, from end to end of the domain.
         target: ``(n, ..., n)``, the solution on the grid; its faces hold the initial and boundary values.
         weights: of the four losses by name; a loss without weight is left out.
