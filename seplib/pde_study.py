@@ -60,7 +60,7 @@ def step_seconds(
             model = network(run, seed, device)
             step = loss(run, model, device)
             optimizer = torch.optim.Adam([step.parameter], lr=run.learning_rate, fused=True)
-            prepared[method] = step, model, optimizer, 5 if method == PINN else 40
+            prepared[method] = step, model, optimizer, 5 if method == PINN else 20
         for _ in range(rounds):
             for method, (step, model, optimizer, updates) in prepared.items():
                 seconds = descend(step, model, optimizer, iterations=updates).seconds
