@@ -222,7 +222,9 @@ def findings(
             found[f"{key}_{short}_ms"] = f"{1e3 * seconds[name, method]:.1f}"
         for variant, rows in pairs[pairs.equation == name].groupby("variant"):
             slug = f"{key}_{re.sub(r'[^a-z0-9]+', '_', variant.lower())}"
-            found[slug] = f"{rows.error.iloc[0]:.2f}"
+            found[slug] = f"{rows.error.iloc[0]:.2g}"
+            found[f"{slug}_plain"] = f"{rows.plain.iloc[0]:.1e}"
+            found[f"{slug}_ours"] = f"{rows.preconditioned.iloc[0]:.1e}"
             found[f"{slug}_updates"] = f"{rows.updates.iloc[0]:.2f}" if np.isfinite(rows.updates.iloc[0]) else "never"
             found[f"{slug}_share"] = f"{100 * rows.residual.iloc[0]:.0f}%"
     return found
