@@ -29,8 +29,8 @@ Start = Callable[[np.ndarray, np.ndarray], np.ndarray]
 def bumps(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """The three bumps that the diffusion starts from (Fig. 4).
 
-    >>> round(float(bumps(np.array(-0.5), np.array(-0.1))), 2)
-    0.4
+    >>> bumps(np.array([-0.5, 0.3]), np.array([-0.1, 0.2])).round(2)
+    array([0.4 , 0.25])
     """
     first = 0.25 * np.exp(-((x - 0.3) ** 2 + (y - 0.2) ** 2) / 0.1)
     second = 0.4 * np.exp(-15 * ((x + 0.5) ** 2 + (y + 0.1) ** 2))

@@ -13,7 +13,6 @@ Nothing is recorded by autograd: at the sizes of a physics-informed network its 
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,44 +21,43 @@ from seplib import tensorops
 from seplib.factors import EnsembleMLP
 from seplib.separable import CP, MLP, check_axes
 
-CHUNK = (
-    1 << 16
-)  # entries of a hidden layer's values that one pass of an MLP keeps: its jets then stay in a core's cache
+# Entries of a hidden layer's values that one pass of an MLP keeps: its jets then stay in a core's cache.
+CHUNK = 1 << 16
 
 
-class Tape(NamedTuple):
-    """What the backward pass needs of one layer: its input jet, and of the unit behind it the derivatives (Sec. A.12)."""
+class Jet:
+    """A jet's memory, ``(B, 1 + 2 K, n, m)``, with the views of it that the passes use (Sec. A.12).
 
-    inputs: Tensor  # (B, 1 + 2 K, n, m)
-    before: Tensor  # (B, 1 + 2 K, n, W): z, z', z''
-    slope: Tensor  # (B, 1, n, W), as the next two
-    curvature: Tensor
-    third: Tensor
-
-
-class Scratch:
-    """Tensors handed out in the same order again and again (Sec. A.12).
-
-    Fresh memory of megabytes is mapped page by page whenever it is asked for, which takes longer than the sums done in it.
+    At these sizes a view takes as long as the sum done in it, so it is made once.
     """
 
-    def __init__(self):
-        self._tensors: list[Tensor] = []
-        self._next = 0
+    def __init__(self, tensor: Tensor):
+        directions = tensor.shape[1] // 2
+        self.all = tensor
+        self.rows = tensor.flatten(1, 2)
+        self.columns = self.rows.mT
+        self.value, self.first, self.second = tensor.split([1, directions, directions], 1)
+        self.plain, self.slopes = tensor[:, 0], tensor[:, 1:]
 
-    def rewind(self) -> None:
-        """Start over: what was handed out may be overwritten from now on."""
-        self._next = 0
+    def like(self, size: int) -> "Jet":
+        """Uninitialised memory for a jet at the same points, of vectors of another size."""
+        return Jet(self.all.new_empty(*self.all.shape[:-1], size))
 
-    def like(self, tensor: Tensor, last: int | None = None) -> Tensor:
-        """An uninitialised tensor of a given one's shape, the last size replaced."""
-        shape = tensor.shape if last is None else (*tensor.shape[:-1], last)
-        if self._next == len(self._tensors):
-            self._tensors.append(tensor.new_empty(shape))
-        elif self._tensors[self._next].shape != shape:
-            self._tensors[self._next] = tensor.new_empty(shape)
-        self._next += 1
-        return self._tensors[self._next - 1]
+
+class Plan:
+    """The memory of a forward and backward pass at certain points, laid out once and used in every step (Sec. A.12).
+
+    Fresh memory of megabytes is mapped page by page whenever it is asked for, which takes longer than the sums done in it.
+
+    Args:
+        start: the jet in front of the first layer.
+        sizes: of the layers' outputs.
+    """
+
+    def __init__(self, start: Jet, sizes: Sequence[int]):
+        self.inputs = [start, *(start.like(size) for size in sizes[:-1])]  # in front of each layer
+        self.outputs = [start.like(size) for size in sizes]  # behind it
+        self.units: list[tuple[Tensor, ...]] = [()] * (len(sizes) - 1)  # the activation's derivatives there
 
 
 class JetPass:
@@ -81,7 +79,6 @@ class JetPass:
         if len(kinds) > 1 or any(shape != shapes[0] for shape in shapes):
             raise ValueError(f"networks in one pass must have one shape and activation, got weights {shapes}")
         self.activation, self.scales = networks[0].activation, networks[0].scales
-        self._ahead, self._brief, self._back = Scratch(), Scratch(), Scratch()
         groups = [list(group) for group in zip(*([*n.weights, *n.biases] for n in networks))]
         total = sum(p.numel() for group in groups for p in group)
         self.parameter = nn.Parameter(groups[0][0].new_empty(total))
@@ -97,88 +94,80 @@ class JetPass:
                     parameter.data = place.copy_(parameter)
             start = stop
         depth = len(self.scales)
-        self.weights, self.biases = tensors[:depth], tensors[depth:]
-        self.weight_gradients, self.bias_gradients = gradients[:depth], gradients[depth:]
+        self._weights, self._transposed = tensors[:depth], [weight.mT for weight in tensors[:depth]]
+        self._biases = [bias[:, None] for bias in tensors[depth:]]
+        self._weight_gradients, self._bias_gradients = gradients[:depth], gradients[depth:]
+        self._work: dict[torch.Size, list[Jet]] = {}
 
-    @torch.no_grad()
-    def forward(self, jet: Tensor, keep: bool = False) -> tuple[Tensor, list[Tape]]:
-        """Jet behind the last layer, and the tape for :meth:`backward`. Cost: ``1 + 2 K`` forward passes.
+    def plan(self, start: Tensor) -> Plan:
+        """Memory for passes from a jet ``(B, 1 + 2 K, n, in)`` in front of the first layer.
 
         Args:
-            jet: ``(B, 1 + 2 K, n, in)`` in front of the first layer, value first, then K first, then K second derivatives; B
-                is the number of networks times their copies.
-            keep: do not overwrite what the calls before returned.
-
-        Returns:
-            ``(B, 1 + 2 K, n, out)``, and one entry a layer, of which only the input counts for the last.
+            start: value first, then K first, then K second derivatives; B is the number of networks times their copies.
         """
-        if not keep:
-            self._ahead.rewind()
-        tape, last = [], len(self.weights) - 1
-        for layer, weight in enumerate(self.weights):
-            z = self._ahead.like(jet, weight.shape[1])
-            torch.bmm(jet.flatten(1, 2), weight.mT, out=z.flatten(1, 2))
-            if self.scales[layer] != 1:
-                z *= self.scales[layer]
-            if layer < len(self.biases):
-                z[:, 0] += self.biases[layer][:, None]
-            if layer == last:
-                tape.append(Tape(jet, z, z, z, z))
-                return z, tape
-            value, first, _ = self._parts(z)
-            ahead, slope, curvature, third = self.activation.derivatives(value)
-            tape.append(Tape(jet, z, slope, curvature, third))
-            jet = torch.mul(z, slope, out=self._ahead.like(z))
-            jet[:, :1] = ahead
-            self._brief.rewind()
-            self._parts(jet)[2].addcmul_(torch.mul(first, first, out=self._brief.like(first)), curvature)
-        raise AssertionError("a network has at least one layer")
+        return Plan(Jet(start.contiguous()), [weight.shape[1] for weight in self._weights])
 
     @torch.no_grad()
-    def backward(self, tape: list[Tape], cotangent: Tensor, accumulate: bool = False) -> None:
-        """Write the parameters' gradient for a cotangent of the output jet, ``(B, 1 + 2 K, n, out)`` (Sec. A.12).
+    def forward(self, plan: Plan) -> Tensor:
+        """Jet behind the last layer, ``(B, 1 + 2 K, n, out)``, in the plan's memory. Cost: ``1 + 2 K`` forward passes."""
+        for layer, (jet, z) in enumerate(zip(plan.inputs, plan.outputs)):
+            if jet.all.shape[-1] == 1:  # a fan-in of one is an outer product: broadcasting beats a matrix product
+                torch.mul(jet.all, self._transposed[layer][:, None], out=z.all)
+            else:
+                torch.bmm(jet.rows, self._transposed[layer], out=z.rows)
+            if self.scales[layer] != 1:
+                z.all.mul_(self.scales[layer])
+            if layer < len(self._biases):
+                z.plain.add_(self._biases[layer])
+            if layer < len(plan.units):
+                value, *derivatives = self.activation.derivatives(z.value)
+                plan.units[layer] = slope, curvature, _ = tuple(derivatives)
+                ahead = plan.inputs[layer + 1]
+                ahead.value.copy_(value)
+                torch.mul(z.slopes, slope, out=ahead.slopes)
+                ahead.second.addcmul_(z.first * z.first, curvature)
+        return z.all
+
+    @torch.no_grad()
+    def backward(self, plan: Plan, cotangent: Tensor, accumulate: bool = False) -> None:
+        """Write the parameters' gradient for a cotangent of what :meth:`forward` gave, ``(B, 1 + 2 K, n, out)``.
 
         Args:
-            tape: of :meth:`forward`.
-            cotangent: of its jet; may be overwritten.
+            plan: as it was left by the forward pass.
+            cotangent: contiguous.
             accumulate: add to the gradient instead.
         """
-        self._back.rewind()
-        beta = float(accumulate)
-        for layer in reversed(range(len(self.weights))):
-            if layer < len(self.weights) - 1:
-                cotangent = self._through_unit(tape[layer], cotangent)
-            rows = cotangent.flatten(1, 2)
-            if layer < len(self.biases):
-                total = cotangent[:, 0].sum(1)
-                self.bias_gradients[layer].add_(total) if accumulate else self.bias_gradients[layer].copy_(total)
-            inputs, scale = tape[layer].inputs.flatten(1, 2), self.scales[layer]
-            self.weight_gradients[layer].baddbmm_(rows.mT, inputs, beta=beta, alpha=scale)
+        behind = Jet(cotangent)
+        for layer in reversed(range(len(self._weights))):
+            if layer < len(plan.units):
+                behind = self._through_unit(plan, layer)
+            if layer < len(self._biases):
+                gradient = self._bias_gradients[layer]
+                gradient.add_(behind.plain.sum(1)) if accumulate else torch.sum(behind.plain, 1, out=gradient)
+            jet, scale = plan.inputs[layer], self.scales[layer]
+            self._weight_gradients[layer].baddbmm_(behind.columns, jet.rows, beta=int(accumulate), alpha=scale)
             if layer:
-                cotangent = self._back.like(tape[layer].inputs)
-                torch.bmm(rows, self.weights[layer], out=cotangent.flatten(1, 2))
+                ahead = self._work_for(jet)[0]
+                torch.bmm(behind.rows, self._weights[layer], out=ahead.rows)
                 if scale != 1:
-                    cotangent *= scale
+                    ahead.all.mul_(scale)
 
-    def _through_unit(self, tape: Tape, cotangent: Tensor) -> Tensor:
-        _, first, second = self._parts(tape.before)
-        _, g1, g2 = self._parts(cotangent)
-        result, mixed, bent = self._back.like(cotangent), self._back.like(first), self._back.like(first)
-        torch.mul(cotangent, tape.slope, out=result)
-        value, ahead, _ = self._parts(result)
-        torch.mul(first, g2, out=mixed)
-        torch.mul(first, g1, out=bent)
-        bent.addcmul_(second, g2).mul_(tape.curvature)
-        bent.addcmul_(torch.mul(first, mixed, out=self._back.like(first)), tape.third)
-        value += bent if bent.shape[1] == 1 else bent.sum(1, keepdim=True)
-        ahead.addcmul_(mixed, tape.curvature, value=2)
-        return result
+    def _work_for(self, jet: Jet) -> list[Jet]:
+        """Cotangents in front of a layer and behind the one before, shared by all layers and plans of one shape."""
+        if jet.all.shape not in self._work:
+            self._work[jet.all.shape] = [jet.like(jet.all.shape[-1]) for _ in range(2)]
+        return self._work[jet.all.shape]
 
-    @staticmethod
-    def _parts(jet: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Value ``(B, 1, n, m)``, first and second derivatives ``(B, K, n, m)``."""
-        directions = jet.shape[1] // 2
-        return jet.split([1, directions, directions], 1)
+    def _through_unit(self, plan: Plan, layer: int) -> Jet:
+        z, (slope, curvature, third) = plan.outputs[layer], plan.units[layer]
+        ahead, behind = self._work_for(z)
+        torch.mul(ahead.all, slope, out=behind.all)
+        mixed = z.first * ahead.second
+        bent = (z.first * ahead.first).addcmul_(z.second, ahead.second).mul_(curvature)
+        bent.addcmul_(z.first * mixed, third)
+        behind.value.add_(bent if bent.shape[1] == 1 else bent.sum(1, keepdim=True))
+        behind.first.addcmul_(mixed, curvature, value=2)
+        return behind
 
 
 class SeparableFields:
@@ -206,14 +195,13 @@ class SeparableFields:
         self.axes, self.scale, self.copies = list(axes), model.scale, model.factors[0].ensemble
         self.orders = torch.tensor(orders, device=axes[0].device).T.contiguous()
         starts = [torch.stack(f.start_jet(x)).expand(self.copies, -1, -1, -1) for f, x in zip(model.factors, axes)]
-        self._inputs = torch.cat(starts).contiguous()
         self._pass = JetPass(list(model.factors))
+        self._plan = self._pass.plan(torch.cat(starts))
         self.parameter, self.gradient = self._pass.parameter, self._pass.gradient
 
     def jets(self) -> Tensor:
         """Value, first and second derivatives of the factors, ``(D, E, 3, n, R)``, the model's scale in the first factor."""
-        out, self._tape = self._pass.forward(self._inputs)
-        jets = out.unflatten(0, (-1, self.copies))
+        jets = self._pass.forward(self._plan).unflatten(0, (-1, self.copies))
         jets[0] *= self.scale
         return jets
 
@@ -235,7 +223,7 @@ class SeparableFields:
         for jet, order, product in zip(jets, self.orders, products):
             jet.index_add_(1, order, product.unflatten(0, (self.copies, -1)))
         jets[0] *= self.scale
-        self._pass.backward(self._tape, jets.flatten(0, 1))
+        self._pass.backward(self._plan, jets.flatten(0, 1))
 
 
 class PointFields:
@@ -266,23 +254,21 @@ class PointFields:
         X = torch.cartesian_prod(*axes)
         directions = torch.eye(dims, dtype=X.dtype, device=X.device)[:, None].expand(-1, len(X), -1)
         start = torch.cat([X[None], directions, torch.zeros_like(directions)])
+        self._pass = JetPass([model])
         self._chunk = max(1, CHUNK // (self.copies * model.weights[0].shape[1]))
         chunks = start.expand(self.copies, -1, -1, -1).split(self._chunk, dim=2)
-        self._inputs = [chunk.contiguous() for chunk in chunks]
-        self._pass = JetPass([model])
+        self._plans = [self._pass.plan(chunk) for chunk in chunks]
         self.parameter, self.gradient = self._pass.parameter, self._pass.gradient
 
     def forward(self) -> Tensor:
         """The fields, ``(E, F, n_1, ..., n_D)``. Cost: ``2 (1 + 2 D) P`` a point and copy."""
-        passes = [self._pass.forward(chunk, keep=index > 0) for index, chunk in enumerate(self._inputs)]
-        self._tapes = [tape for _, tape in passes]
-        out = torch.cat([out for out, _ in passes], 2)
+        out = torch.cat([self._pass.forward(plan) for plan in self._plans], 2)
         return out[:, self.rows, :, 0].unflatten(2, self.shape)
 
     def backward(self, cotangent: Tensor) -> None:
         """Write the parameters' gradient for a cotangent of the fields, ``(E, F, n_1, ..., n_D)``. Cost: twice the forward's."""
         cotangent = cotangent.flatten(2)
-        rows = cotangent.new_zeros(self.copies, self._inputs[0].shape[1], cotangent.shape[2])
+        rows = cotangent.new_zeros(self.copies, 1 + 2 * len(self.axes), cotangent.shape[2])
         rows.index_add_(1, self.rows, cotangent)
-        for index, (tape, chunk) in enumerate(zip(self._tapes, rows.split(self._chunk, dim=2))):
-            self._pass.backward(tape, chunk[..., None].contiguous(), accumulate=index > 0)
+        for index, (plan, chunk) in enumerate(zip(self._plans, rows.split(self._chunk, dim=2))):
+            self._pass.backward(plan, chunk[..., None].contiguous(), accumulate=index > 0)

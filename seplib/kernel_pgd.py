@@ -71,7 +71,8 @@ class MSK:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Tensors that a checkpoint must hold to go on exactly (Sec. 4)."""
-        return {} if self.preconditioner is None else dict(vars(self.preconditioner))
+        made = self.preconditioner
+        return {} if made is None else {"vectors": made.vectors, "damping": made.damping}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Undo :meth:`state_dict`."""

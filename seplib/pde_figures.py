@@ -110,6 +110,6 @@ def gains(table: pd.DataFrame) -> Figure:
     axes.set(xscale="log", xlabel="test MSE with SepPGD / without", yticks=range(len(variants)), yticklabels=variants)
     _plain_ticks(axes.xaxis)
     axes.invert_yaxis()
-    axes.legend()
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
     plt.close(figure)
     return figure

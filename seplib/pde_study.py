@@ -1,5 +1,6 @@
 """What the runs on differential equations say: times to an error, the claims' cases, when SepPGD gains (Figs. 4, 13, 14)."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -59,7 +60,7 @@ def step_seconds(
             model = network(run, seed, device)
             step = loss(run, model, device)
             optimizer = torch.optim.Adam([step.parameter], lr=run.learning_rate, fused=True)
-            prepared[method] = step, model, optimizer, 5 if method == PINN else 40
+            prepared[method] = step, model, optimizer, 5 if method == PINN else 20
         for _ in range(rounds):
             for method, (step, model, optimizer, updates) in prepared.items():
                 seconds = descend(step, model, optimizer, iterations=updates).seconds
@@ -196,7 +197,7 @@ def findings(
     pairs: pd.DataFrame,
     settings: EquationSettings,
 ) -> dict[str, str]:
-    """The numbers that the book quotes, as text, such as ``helmholtz_ratio`` (Figs. 4, 13, 14).
+    """The numbers that the book quotes, as text, such as ``helmholtz_ratio`` or ``helmholtz_data_loss_alone`` (Figs. 4, 13, 14).
 
     Args:
         runs: of :func:`study`.
@@ -220,6 +221,10 @@ def findings(
             found[f"{key}_{short}"] = f"{measured[f'final test MSE, {method}']:.1e}"
             found[f"{key}_{short}_ms"] = f"{1e3 * seconds[name, method]:.1f}"
         for variant, rows in pairs[pairs.equation == name].groupby("variant"):
-            found[f"{key}: {variant}"] = f"{rows.error.iloc[0]:.2f}"
-            found[f"{key}: {variant}, share"] = f"{100 * rows.residual.iloc[0]:.0f}%"
+            slug = f"{key}_{re.sub(r'[^a-z0-9]+', '_', variant.lower())}"
+            found[slug] = f"{rows.error.iloc[0]:.2g}"
+            found[f"{slug}_plain"] = f"{rows.plain.iloc[0]:.1e}"
+            found[f"{slug}_ours"] = f"{rows.preconditioned.iloc[0]:.1e}"
+            found[f"{slug}_updates"] = f"{rows.updates.iloc[0]:.2f}" if np.isfinite(rows.updates.iloc[0]) else "never"
+            found[f"{slug}_share"] = f"{100 * rows.residual.iloc[0]:.0f}%"
     return found

@@ -46,7 +46,7 @@ def compare_variants(trials: pd.DataFrame, settings: EquationSettings, seed: int
         error is reached, medians over the seeds; ``residual``, that loss's share of the plain run's gradient at the end.
     """
     rows = []
-    for name in settings.varied:
+    for name in settings.equations:
         weight = trials[(trials.equation == name) & trials.chosen].residual.iloc[0]
         for variant, changes in variants(float(weight), settings.ks).items():
             pair = []

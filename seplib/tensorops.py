@@ -166,10 +166,13 @@ def cp_product(factors: Sequence[Tensor]) -> Tensor:
     first, *rest = factors
     if len(rest) == 1:
         return product(first, rest[0].mT)
+    slabs = _slabs(first, rest[0])
+    parts = (cp_product([khatri_rao([first[:, slab], rest[0]]), *rest[1:]]) for slab in slabs)
+    if len(slabs) == 1:
+        return next(parts).unflatten(1, (-1, rest[0].shape[1]))
     result = first.new_empty(first.shape[0], *(f.shape[1] for f in factors))
-    for slab in _slabs(first, rest[0]):
-        merged = khatri_rao([first[:, slab], rest[0]])
-        result[:, slab] = cp_product([merged, *rest[1:]]).unflatten(1, (-1, rest[0].shape[1]))
+    for slab, part in zip(slabs, parts):
+        result[:, slab] = part.unflatten(1, (-1, rest[0].shape[1]))
     return result
 
 
@@ -201,16 +204,22 @@ def mttkrp(tensor: Tensor, factors: Sequence[Tensor]) -> list[Float[Tensor, "E n
     first, second, *rest = factors
     if not rest:
         return [product(tensor, second), product(tensor.mT, first)]
+    slabs = _slabs(first, second)
+    if len(slabs) == 1:  # small data: nothing to add up
+        return _mttkrp_slab(tensor, first, second, rest)
     results = [torch.zeros_like(f) for f in factors]
-    for slab in _slabs(first, second):
-        rows = first[:, slab]
-        partial, *tails = mttkrp(tensor[:, slab].flatten(1, 2), [khatri_rao([rows, second]), *rest])
-        partial = partial.unflatten(1, (-1, second.shape[1]))
-        results[0][:, slab] = (partial * second[:, None]).sum(2)
-        results[1] += (partial * rows[:, :, None]).sum(1)
-        for result, tail in zip(results[2:], tails):
+    for slab in slabs:
+        head, *tails = _mttkrp_slab(tensor[:, slab], first[:, slab], second, rest)
+        results[0][:, slab] = head
+        for result, tail in zip(results[1:], tails):
             result += tail
     return results
+
+
+def _mttkrp_slab(tensor: Tensor, first: Tensor, second: Tensor, rest: Sequence[Tensor]) -> list[Tensor]:
+    partial, *tails = mttkrp(tensor.flatten(1, 2), [khatri_rao([first, second]), *rest])
+    partial = partial.unflatten(1, (-1, second.shape[1]))
+    return [(partial * second[:, None]).sum(2), (partial * first[:, :, None]).sum(1), *tails]
 
 
 def _slabs(first: Tensor, second: Tensor) -> list[slice]:

@@ -20,7 +20,6 @@ class EquationSettings:
         omegas, learning_rates, residuals: what the search may choose from: w_0, the rate of Adam, and the weight of the residual
             loss where the other losses have weight 1. The first learning rate is the printed one.
         compared: updates of the runs that compare variants of the method.
-        varied: the equations on which the variants of the method are compared.
     """
 
     equations: tuple[str, ...]
@@ -38,7 +37,6 @@ class EquationSettings:
     learning_rates: tuple[float, ...]
     residuals: tuple[float, ...]
     compared: int
-    varied: tuple[str, ...]
 
 
 SMOKE = dict(
@@ -50,15 +48,14 @@ SMOKE = dict(
         rank=16,
         width=24,
         depth=3,
-        iterations=80,
+        iterations=60,
         ks=(3, 2, 2),
         judge_every=10,
         resolution=40,
         omegas=(1.0, 3.0),
         learning_rates=(5e-3,),
         residuals=(1.0, 0.01),
-        compared=40,
-        varied=("diffusion",),
+        compared=20,
     )
 )
 PAPER = dict(
@@ -78,6 +75,5 @@ PAPER = dict(
         learning_rates=(5e-3, 1e-3),
         residuals=(1.0, 1e-2),
         compared=2000,
-        varied=("diffusion", "Klein-Gordon", "Helmholtz"),
     )
 )
