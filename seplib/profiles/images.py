@@ -261,12 +261,11 @@ SMOKE = dict(
     ),
 )
 PAPER = dict(
-    # These two were run before the study of readings, with the frequency of SIREN's authors.
-    image_representation=replace(_FULL, omega=30.0),
+    image_representation=_FULL,
     image_rank=ImageRankSettings(
-        data_ranks=(100, 200, 300, 400, 500), run=replace(_FULL, images=("plane",), seeds=(1,), rank=100, omega=30.0)
+        data_ranks=(100, 200, 300, 400, 500), run=replace(_FULL, images=("plane",), seeds=(1,), rank=100)
     ),
-    image_inpainting=InpaintingSettings(run=replace(_FULL, seeds=(3, 3, 3)), missing=0.3),
+    image_inpainting=InpaintingSettings(run=_FULL, missing=0.3),
     image_settings=ReadingSettings(
         run=replace(_FULL, images=("plane",), seeds=(1,), omega=30.0),
         readings=_READINGS,
