@@ -1,5 +1,6 @@
 """Figures of the notebook on differential equations (Figs. 4, 13, 14)."""
 
+import textwrap
 from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
@@ -42,8 +43,9 @@ def convergence(runs: Study, seconds: Mapping[tuple[str, str], float], settings:
 
 
 def _plain_ticks(axis: Axis) -> None:
-    """1, 2, 5, 10, ... written out, where powers of ten would leave a short logarithmic axis bare."""
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
+    """Numbers written out; 2 and 5 beside 1 where powers of ten would leave a short logarithmic axis bare."""
+    low, high = axis.get_data_interval()
+    axis.set_major_locator(LogLocator(subs=(1,) if high > 50 * low else (1, 2, 5)))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter("")
 
@@ -102,14 +104,15 @@ def gains(table: pd.DataFrame) -> Figure:
         table: of :func:`seplib.pde_variants.compare_variants`.
     """
     variants, names = list(dict.fromkeys(table.variant)), list(dict.fromkeys(table.equation))
-    figure, axes = plt.subplots(figsize=(7.0, 0.42 * len(variants) + 1.0))
+    figure, axes = plt.subplots(figsize=(7.0, 0.5 * len(variants) + 1.0))
     for index, name in enumerate(names):
         rows = table[table.equation == name].set_index("variant").loc[variants]
         axes.plot(rows.error, np.arange(len(variants)) + 0.2 * (index - 1), "o", label=name)
     axes.axvline(1, color=COLOURS["limit"], linewidth=1)
-    axes.set(xscale="log", xlabel="test MSE with SepPGD / without", yticks=range(len(variants)), yticklabels=variants)
+    labels = [textwrap.fill(variant, 28) for variant in variants]
+    axes.set(xscale="log", xlabel="test MSE with SepPGD / without", yticks=range(len(variants)), yticklabels=labels)
     _plain_ticks(axes.xaxis)
     axes.invert_yaxis()
-    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(names))
     plt.close(figure)
     return figure
