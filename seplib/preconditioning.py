@@ -15,7 +15,6 @@ from seplib.separable import CP, check_axes, check_points
 
 MODULATIONS = ("flat", "sqrt")
 SOLVERS = ("full", "lanczos")
-SMALL = 64  # up to this size one product with the matrix is faster than two with its thin factors
 
 
 @dataclass
@@ -31,19 +30,13 @@ class Preconditioner:
     damping: Tensor
 
     def correction(self, tensor: Tensor, mode: int) -> Tensor:
-        """The part that S takes away, ``T x_d (V diag(1 - g/lambda) V^T)`` (Sec. 4). Cost: ``4 k N``, or ``2 n N`` for small n."""
-        if self.vectors.shape[1] <= SMALL:
-            return tensorops.mode_product(tensor, self._taken, mode)
+        """The part that S takes away, ``T x_d (V diag(1 - g/lambda) V^T)`` (Sec. 4). Cost: ``4 k N``."""
         inner = tensorops.mode_product(tensor, self.vectors.mT, mode)
         return tensorops.mode_product(inner, self._damped, mode)
 
     @cached_property
     def _damped(self) -> Tensor:
         return self.vectors * self.damping[:, None]
-
-    @cached_property
-    def _taken(self) -> Tensor:
-        return self._damped @ self.vectors.mT
 
     def apply(self, tensor: Tensor, mode: int) -> Tensor:
         """``T x_d S`` of Definition 1, never forming S.
@@ -60,7 +53,7 @@ class Preconditioner:
     def dense(self) -> Float[Tensor, "E n n"]:
         """S as a matrix, for inspection (Sec. 4)."""
         identity = torch.eye(self.vectors.shape[1], dtype=self.vectors.dtype, device=self.vectors.device)
-        return identity - self._taken
+        return identity - self._damped @ self.vectors.mT
 
 
 def top_eigenpairs(K: Tensor, k: int, solver: str = "full") -> tuple[Float[Tensor, "E k"], Float[Tensor, "E n k"]]:
