@@ -211,7 +211,7 @@ def slider(left: np.ndarray, right: np.ndarray, labels: tuple[str, str]) -> HTML
     ):
         buffer = io.BytesIO()
         pixels = (np.clip(values, 0, 1).transpose(1, 2, 0) * 255).round().astype(np.uint8)
-        PIL.Image.fromarray(pixels).save(buffer, "jpeg", quality=75, optimize=True)
+        PIL.Image.fromarray(pixels).save(buffer, "jpeg", quality=70, optimize=True)
         data = base64.b64encode(buffer.getvalue()).decode()
         pictures.append(
             f'<img alt="{html.escape(label)}" src="data:image/jpeg;base64,{data}" width="{width}" height="{height}" '
