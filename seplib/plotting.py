@@ -224,7 +224,7 @@ def slider(left: np.ndarray, right: np.ndarray, labels: tuple[str, str]) -> HTML
         f'width:2px;background:#fff;box-shadow:0 0 2px #000"></div></div>'
         f'<input type="range" value="50" aria-label="{html.escape(" | ".join(labels))}" style="width:100%;margin:0.4rem 0" '
         f"oninput=\"this.parentNode.style.setProperty('--cut', this.value + '%')\">"
-        f'<figcaption style="display:flex;justify-content:space-between;color:#333;background:#f3f4f6;padding:0.2rem 0.5rem">{names}</figcaption></figure>'
+        f'<figcaption style="display:flex;justify-content:space-between">{names}</figcaption></figure>'
     )
 
 
