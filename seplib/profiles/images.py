@@ -205,7 +205,7 @@ _ENCODINGS: dict[str, dict[str, Any]] = {
     f"{scale:g} cycles a unit": {
         "activation": "relu", "parametrization": "torch", "features": _FEATURES, "frequency": scale
     }
-    for scale in (5.0, 10.0, 20.0)
+    for scale in (5.0, 10.0, 20.0, 40.0, 80.0)
 }  # fmt: skip
 
 _VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -286,7 +286,7 @@ PAPER = dict(
         widths=(100, 200, 300, 400, 500, 600, 700),
         noises=(0.01, 0.03, 0.05, 0.07, 0.09),
         features=_FEATURES,
-        frequency=5.0,
+        frequency=20.0,
     ),
     image_dynamics=DynamicsSettings(
         run=replace(_FULL, images=("plane",), seeds=(1,)),
