@@ -2,14 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import groupby
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from scipy.optimize import brentq
+from skimage.restoration import denoise_tv_chambolle
 from torch import Tensor
 
+from seplib import metrics
 from seplib.plotting import COLOURS
 from seplib.profiles.images import DynamicsSettings
 from seplib.runs import METHODS, ImageRun, fit_image
@@ -29,29 +33,41 @@ def courses(target: Tensor, study: DynamicsSettings, seed: int, device: torch.de
 
 
 def spikes(psnr: np.ndarray) -> np.ndarray:
-    """Decibels that single updates lose, those above :data:`SPIKE` behind the first tenth of the run (Fig. 7).
+    """Updates that lose more than :data:`SPIKE` decibels, behind the first tenth of the run, counted from 0 (Fig. 7).
 
     >>> spikes(np.array([9.0, 1.0, *[10.0] * 20, 7.0, 10.0]))
-    array([3.])
+    array([21])
     """
-    drops = -np.diff(psnr)[len(psnr) // 10 :]
-    return drops[drops > SPIKE]
+    lost = -np.diff(psnr) > SPIKE
+    lost[: len(psnr) // 10] = False
+    return lost.nonzero()[0]
 
 
-def course_table(found: dict[str, Course]) -> pd.DataFrame:
+def course_table(found: dict[str, Course], update_every: int) -> pd.DataFrame:
     """How each variant ends, what its spikes cost, and how close to the edge of stability it runs (Fig. 7).
 
-    The columns: PSNR of the last and of the best update in dB; the number of spikes and the largest in dB; median and
-    maximum, over looks in the second half, of the least stable channel's :func:`seplib.stability.stability`.
+    Args:
+        found: of :func:`courses`.
+        update_every: updates that one preconditioner serves.
+
+    Returns:
+        One row a variant: PSNR of the last and of the ``best`` update in dB; number of ``spikes``, the ``largest`` in dB, the median
+        ``gap`` in updates between one and the next, the share ``at renewal``, in an update with a new preconditioner;
+        ``below``, updates that end more than :data:`SPIKE` under an earlier PSNR; ``pace`` of the last hundred updates in dB;
+        median and maximum, over looks in the second half, of the least stable channel's
+        :func:`seplib.stability.stability`.
     """
     rows = []
     for name, one in found.items():
-        lost = spikes(one.psnr)
+        at, fallen = spikes(one.psnr), np.maximum.accumulate(one.psnr) - one.psnr
         late = one.stability[len(one.moments) // 2 :].max(1)
         rows.append(
             {
-                "run": name, "PSNR": one.psnr[-1], "best PSNR": one.psnr.max(), "spikes": len(lost),
-                "largest": lost.max(initial=0.0), "stability": np.median(late), "stability max": late.max(),
+                "run": name, "PSNR": one.psnr[-1], "best PSNR": one.psnr.max(), "spikes": len(at),
+                "largest": (-np.diff(one.psnr))[at].max(initial=0.0), "gap": np.median(np.diff(at)) if len(at) > 1 else np.nan,
+                "at renewal": (at % update_every == 0).mean() if len(at) else np.nan,
+                "below": (fallen[len(fallen) // 10 :] > SPIKE).sum(), "pace": one.psnr[-1] - one.psnr[-101:][0],
+                "stability": np.median(late), "stability max": late.max(),
             }
         )  # fmt: skip
     return pd.DataFrame(rows)
@@ -92,17 +108,60 @@ def stop(run: ImageRun, noise: float) -> int:
     return int(reached.argmax()) if reached.any() else len(reached) - 1
 
 
-def noise_table(runs: dict[tuple[float, str], ImageRun]) -> pd.DataFrame:
-    """PSNR against the clean image: after the last update, at the best, and where :func:`stop` stops (Table 7)."""
+def smooth(image: Tensor, observed: Tensor, noise: float) -> Tensor:
+    """Lower an image's total variation as far as the noise allows (Sec. A.1.5 leaves regularization to later work).
+
+    The weight of Chambolle's method is Morozov's: the result's mean squared distance from the noisy image is the noise's
+    variance. Nothing clean is needed. An image that is already that far away, underfitted, stays as it is.
+
+    Args:
+        image: ``(C, H, W)``, a network's output or the noisy image itself.
+        observed: ``(C, H, W)``, the noisy image.
+        noise: standard deviation.
+
+    Raises:
+        ValueError: noise so large that even an image with hardly any variation is not that far away.
+    """
+
+    def lowered(weight: float) -> Tensor:
+        return torch.from_numpy(denoise_tv_chambolle(image.cpu().numpy(), weight, channel_axis=0)).to(observed)
+
+    def excess(weight: float) -> float:
+        return ((lowered(weight) if weight else image) - observed).square().mean().item() - noise**2
+
+    if excess(0) >= 0:
+        return image
+    if excess(1) <= 0:
+        raise ValueError(f"noise {noise} is as large as what the image itself varies by, {observed.std():.2g}")
+    return lowered(brentq(excess, 0, 1, xtol=1e-3))
+
+
+def noise_table(runs: dict[tuple[float, str], ImageRun], target: Tensor, seed: int) -> pd.DataFrame:
+    """What stopping and total variation do against noise, PSNR against the clean image in dB (Table 7).
+
+    Args:
+        runs: of :func:`noise_runs`.
+        target: ``(3, H, W)``, the clean image.
+        seed: of the noise.
+
+    Returns:
+        One row a run: after the ``last`` update, at the ``best``, where :func:`stop` would have ``stopped`` it, and ``after``
+        how many updates; ``with TV``, the last output through :func:`smooth`. A row without a network has the noisy image.
+    """
     rows = []
-    for (noise, method), run in runs.items():
-        judged, at = np.array(run.history.metrics["judged"]), stop(run, noise)
-        rows.append(
-            {
-                "noise": noise, "method": method, "last": judged[-1], "best": judged.max(), "stopped": judged[at],
-                "stopped after": judged_at(run)[at],
-            }
-        )  # fmt: skip
+    for noise, found in groupby(runs.items(), key=lambda item: item[0][0]):
+        observed = noisy(target, noise, seed)
+        for (_, method), run in found:
+            judged, at = np.array(run.history.metrics["judged"]), stop(run, noise)
+            lowered = smooth(torch.from_numpy(run.image), observed, noise)
+            rows.append(
+                {
+                    "noise": noise, "method": method, "last": judged[-1], "best": judged.max(), "stopped": judged[at],
+                    "after": judged_at(run)[at], "with TV": metrics.psnr(lowered, target),
+                }
+            )  # fmt: skip
+        alone = {"last": observed, "with TV": smooth(observed, observed, noise)}
+        rows.append({"noise": noise, "method": "no network"} | {k: metrics.psnr(x, target) for k, x in alone.items()})
     return pd.DataFrame(rows)
 
 
@@ -118,6 +177,20 @@ def draw_courses(found: dict[str, Course]) -> Figure:
     top.legend(fontsize=8)
     bottom.axhline(1, color="#111111", linewidth=0.8)
     bottom.set(xlabel="iteration", ylabel="share of the stable limit", ylim=(0, None))
+    plt.close(figure)  # the caller shows it; an open figure would be shown a second time
+    return figure
+
+
+def draw_spike(one: Course, update_every: int, reach: int = 25) -> Figure:
+    """The updates around the largest single loss, dotted lines where the preconditioner is new (Fig. 7)."""
+    start = len(one.psnr) // 10
+    worst = start + int(np.diff(one.psnr)[start:].argmin())
+    near = np.arange(max(0, worst - reach), min(len(one.psnr), worst + reach + 1))
+    figure, axes = plt.subplots(figsize=(7.0, 2.4))
+    axes.plot(near, one.psnr[near], "o-", color=COLOURS["SepPGD"], markersize=3, linewidth=1.0)
+    for renewed in near[near % update_every == 0]:
+        axes.axvline(renewed, color="#9aa3ad", linewidth=0.8, linestyle=":")
+    axes.set(xlabel="iteration", ylabel="PSNR in dB")
     plt.close(figure)  # the caller shows it; an open figure would be shown a second time
     return figure
 

@@ -75,7 +75,7 @@ def test_a_course_is_the_run_it_looks_into(small, values):
     assert np.allclose(one.energy[-1], energy, rtol=1e-4)
     assert one.eigenvalues.shape == (2, 2, 3, 12) and (np.diff(one.eigenvalues) <= 0).all()
     assert (np.diff(one.inside) >= -1e-6).all() and np.allclose(one.inside[..., -1], 1)
-    table = image_dynamics.course_table(found).set_index("run")
+    table = image_dynamics.course_table(found, small.run.update_every).set_index("run")
     assert table.PSNR["SepPGD"] == run.psnr[-1] and list(table.index) == list(small.variants)
 
 
@@ -105,8 +105,23 @@ def test_a_falling_rate_ends_at_zero_and_changes_nothing_before(small, values):
 def test_spikes_are_single_losses_behind_the_first_tenth():
     psnr = np.array([5.0, 1.0, *np.linspace(5, 10, 28)])
     psnr[20] -= 2
-    assert image_dynamics.spikes(psnr).size == 1
-    assert image_dynamics.spikes(psnr)[0] == pytest.approx(2 - 5 / 27)
+    assert image_dynamics.spikes(psnr).tolist() == [19]  # the first update's loss is of no interest
+
+
+def test_the_table_of_courses_measures_the_spikes():
+    psnr = np.linspace(5, 10, 201)
+    psnr[[51, 53, 61]] -= [2, 3, 1]  # losses in the updates 50, 52 and 60, counted from 0
+    psnr[110:120] -= 1  # one loss, and ten updates below what was reached
+    one = stability.Course(
+        psnr, np.array([100, 200]), np.array([[0.2, 0.3], [0.9, 0.8]]), *(np.zeros(0) for _ in range(4))
+    )
+    row = image_dynamics.course_table({"SepPGD": one}, 10).iloc[0]
+    assert (row.spikes, row.gap, row["at renewal"], row.below) == (4, 8, 0.5, 13)
+    assert row.largest == pytest.approx(3 - 5 / 200) and row.pace == pytest.approx(2.5)
+    assert (row.stability, row["stability max"]) == (0.9, 0.9)
+    smooth = dataclasses.replace(one, psnr=np.linspace(5, 10, 201))
+    row = image_dynamics.course_table({"SepNN": smooth}, 10).iloc[0]
+    assert (row.spikes, row.largest, row.below) == (0, 0, 0) and np.isnan(row.gap)
 
 
 def run_with(training: list[float], judged: list[float]) -> ImageRun:
@@ -119,8 +134,36 @@ def test_training_stops_where_the_error_has_the_noise_s_size():
     assert image_dynamics.stop(run, 0.1) == 2  # 20 dB
     assert image_dynamics.stop(run, 0.3) == 1  # 10.46 dB
     assert image_dynamics.stop(run, 1e-3) == 3  # never
-    row = image_dynamics.noise_table({(0.1, "SepNN"): run}).iloc[0]
-    assert (row["last"], row.best, row.stopped, row["stopped after"]) == (12.0, 16.0, 16.0, 20)
+
+
+def stripes(noise: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """An image of two flat halves, and the same with noise."""
+    clean = torch.zeros(3, 32, 32)
+    clean[:, :, 16:] = 1
+    return clean, clean + noise * torch.randn(clean.shape, generator=torch.Generator().manual_seed(3))
+
+
+def test_total_variation_falls_until_the_noise_is_gone_and_no_further():
+    clean, observed = stripes(0.1)
+    found = image_dynamics.smooth(observed, observed, 0.1)
+    assert (found - observed).square().mean().item() == pytest.approx(0.01, rel=0.02)
+    assert found.diff(dim=1).abs().sum() < 0.1 * observed.diff(dim=1).abs().sum()
+    assert metrics.psnr(found, clean) > metrics.psnr(observed, clean) + 8
+    assert torch.equal(image_dynamics.smooth(clean, observed, 0.05), clean)  # farther away than that already
+    with pytest.raises(ValueError, match=r"noise 2.0 is as large as what the image itself varies by, 0\.5"):
+        image_dynamics.smooth(observed, observed, 2.0)
+
+
+def test_the_table_of_noise_has_every_run_and_the_noisy_image():
+    clean, _ = stripes(0.1)
+    judged = [8.0, 14.0, 16.0, 12.0]
+    run = dataclasses.replace(run_with(np.linspace(10, 30, 31), judged), image=clean.numpy() + 0.05)
+    table = image_dynamics.noise_table({(0.1, "SepNN"): run}, clean, 0)
+    row, alone = (row for _, row in table.iterrows())
+    assert (row["last"], row.best, row.stopped, row.after) == (12.0, 16.0, 16.0, 20)
+    assert row["with TV"] == pytest.approx(-20 * np.log10(0.05))  # farther from the data than the noise: it stays
+    assert alone.method == "no network" and alone["last"] == pytest.approx(20, abs=0.3)
+    assert alone["with TV"] > alone["last"] + 8 and np.isnan(alone.best)
 
 
 def test_judged_updates_are_every_tenth_and_the_last():
