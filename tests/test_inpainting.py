@@ -1,13 +1,14 @@
 """Inpainting: masks, what is judged, and the criterion."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from seplib import inpainting, profiles, targets
+from seplib import SepPGD, inpainting, profiles, targets
 
 CPU = torch.device("cpu")
 
@@ -48,3 +49,16 @@ def test_the_criterion():
     assert all(held(0.1, 0.2, -0.1).values())
     assert [name for name, holds in held(1, 1, -0.3).items() if not holds] == ["2: not below SepNN by more than 0.2 dB"]
     assert [name for name, holds in held(1, -0.1, 0).items() if not holds] == ["above SepNN on at least two images"]
+
+
+@pytest.mark.parametrize("missing", [0.3, 0.8])
+def test_a_mask_leaves_this_much_of_a_damping(make_cp, missing):
+    model, axes = make_cp((3, 2), rank=2)
+    S = SepPGD(model, axes, k=1).operator().dense()[0]
+    damping, directions = torch.linalg.eigh(S)
+    masks = torch.tensor(list(itertools.product([0.0, 1.0], repeat=6)))  # all of them, with their probabilities
+    weights = (missing ** (1 - masks) * (1 - missing) ** masks).prod(1)
+    for s, v in zip(damping, directions.T):
+        expected = (weights * torch.einsum("mi,ij,mj->m", masks * v, S, masks * v)).sum()
+        formula = (1 - missing) ** 2 * s + missing * (1 - missing) * (v.square() * S.diagonal()).sum()
+        assert abs(expected - formula) < 1e-12
