@@ -100,11 +100,8 @@ def note(root: Path, name: str, profile: str) -> str:
     """Note under a notebook's title: banner of a smoke run, provenance, downloads."""
     folder = root / "results" / profile / name
     run = pages.run_record(root, name, profile)
-    facts = [
-        f"{profile} profile",
-        run.get("device"),
-        run["computing"] and f"{pages.duration(run['computing'])} of computing",
-    ]
+    seconds, what = (run["computing"], "computing") if run["computing"] else (run["seconds"], "execution")
+    facts = [f"{profile} profile", run.get("device"), seconds and f"{pages.duration(seconds)} of {what}"]
     if run.get("commit"):
         facts.append(f"commit `{run['commit']}`")
     files = [path.name for path in sorted(folder.glob("*")) if path.suffix in (".csv", ".json")]

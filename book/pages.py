@@ -202,14 +202,16 @@ def run_record(root: Path, name: str, profile: str) -> dict[str, Any]:
     folder = root / "results" / profile
     notebook = json.loads((folder / f"{name}.ipynb").read_text())
     record = folder / name / "record.json"
-    content = json.loads(record.read_text()) if record.exists() else {"provenance": {}, "claims": []}
+    content = json.loads(record.read_text()) if record.exists() else {"provenance": {}, "seed": None, "claims": []}
     papermill = notebook["metadata"].get("papermill", {})
     source = root / "notebooks" / f"{name}.ipynb"
     return {
-        "seed": papermill.get("parameters", {}).get("seed", next((c["seed"] for c in content["claims"]), None)),
+        "seed": papermill.get("parameters", {}).get("seed", content["seed"]),
         "seconds": papermill.get("duration"),
-        # A notebook whose training runs come from the cache is quick; its claims know what they took to compute.
-        "computing": max([papermill.get("duration") or 0, *(c["seconds"] or 0 for c in content["claims"])]),
+        # A notebook whose training runs come from the cache is quick; its claims, if it has any, know what they took.
+        "computing": max([papermill.get("duration") or 0, *(c["seconds"] or 0 for c in content["claims"])])
+        if content["claims"]
+        else None,
         "stale": source.exists() and _sources(json.loads(source.read_text())) != _sources(notebook),
         **content["provenance"],
     }
