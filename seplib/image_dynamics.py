@@ -194,10 +194,10 @@ def noise_table(runs: dict[tuple[float, str], ImageRun], target: Tensor, seed: i
 def draw_courses(found: dict[str, Course]) -> Figure:
     """PSNR (top) and Adam's linearised step in units of what it can bear (bottom) over the updates (Fig. 7)."""
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(7.0, 5.2), sharex=True)
-    styles = [COLOURS["SepNN"], COLOURS["SepPGD"], COLOURS["MSK"], COLOURS["MLP (MSK)"]]
-    for (name, one), colour in zip(found.items(), styles):
-        top.plot(one.psnr, color=colour, linewidth=1.0, label=name)
-        bottom.plot(one.moments, one.stability.max(1), "o-", color=colour, markersize=3)
+    styles = [("SepNN", "-"), ("SepPGD", "-"), ("MSK", "-"), ("MLP (MSK)", "-"), ("SepNN", "--"), ("SepPGD", "--")]
+    for (name, one), (colour, style) in zip(found.items(), styles, strict=True):
+        top.plot(one.psnr, style, color=COLOURS[colour], linewidth=1.0, label=name)
+        bottom.plot(one.moments, one.stability.max(1), "o" + style, color=COLOURS[colour], markersize=3)
     start = len(next(iter(found.values())).psnr) // 10
     top.set(ylabel="PSNR in dB", ylim=(min(one.psnr[start:].min() for one in found.values()) - 1, None))
     top.legend(fontsize=8)

@@ -18,7 +18,7 @@ METHODS = ("SepNN", "SepPGD")
 SMALL_METHODS = ("MLP", "MLP (MSK)", "SepNN", "SepNN (MSK)", "SepPGD")  # all that small images allow
 # What an image's network can be told beyond Sec. A.12, with what it is when nothing is said.
 CHOICES = dict(activation="sine", parametrization="siren", scale="rank", low=-1.0, features=0, frequency=0.0, last=1.0)
-DESCENT = dict(eps=1e-8, amsgrad=False, decay=0.0)
+DESCENT = dict(eps=1e-8, amsgrad=False, beta2=0.999, decay=0.0)
 
 
 def run_arguments(
@@ -108,7 +108,7 @@ def prepare(
     """
     model, axes = image_network(values, seed, **CHOICES | network)
     descent = DESCENT | descent
-    adam = dict(eps=descent["eps"], amsgrad=descent["amsgrad"], fused=True)
+    adam = dict(betas=(0.9, descent["beta2"]), eps=descent["eps"], amsgrad=descent["amsgrad"], fused=True)
     optimizer = torch.optim.Adam(model.parameters(), lr=descent["learning_rate"], **adam)
     kind = MSK if modulation and "solver" in modulation else SepPGD
     return model, axes, optimizer, kind(model, axes, **modulation) if modulation else None

@@ -102,6 +102,7 @@ CHOICES = dict(
     g="sqrt",
     eps=1e-3,
     amsgrad=True,
+    beta2=0.9,
     last=2.0,
     decay=0.9,
 )

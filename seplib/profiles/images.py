@@ -27,6 +27,7 @@ class ImageSettings:
         eps: Adam's epsilon. The loss is a sum of squares over N pixels; their mean instead is the same training with an
             epsilon N / 2 times as large.
         amsgrad: whether Adam divides by the largest second moment so far, which keeps its steps from growing.
+        beta2: averaging rate of Adam's second moments; a smaller one forgets faster how small the gradients have been.
         decay: share of the updates, at the end, over which the learning rate falls to zero in a line; 0 for a constant rate.
     """
 
@@ -51,6 +52,7 @@ class ImageSettings:
     g: str = "flat"
     eps: float = 1e-8
     amsgrad: bool = False
+    beta2: float = 0.999
     decay: float = 0.0
 
 
@@ -213,6 +215,8 @@ _VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "SepPGD": ("SepPGD", {}),
     "SepPGD, AMSGrad": ("SepPGD", {"amsgrad": True}),
     "SepPGD, falling rate": ("SepPGD", {"decay": 0.2}),
+    "SepNN, beta2 0.95": ("SepNN", {"beta2": 0.95}),
+    "SepPGD, beta2 0.95": ("SepPGD", {"beta2": 0.95}),
 }
 
 SMOKE = dict(
