@@ -51,11 +51,10 @@ def course_table(found: dict[str, Course], update_every: int) -> pd.DataFrame:
         update_every: updates that one preconditioner serves.
 
     Returns:
-        One row a variant: PSNR of the last and of the ``best`` update in dB; number of ``spikes``, the ``largest`` in dB, the median
-        ``gap`` in updates between one and the next, the share ``at renewal``, in an update with a new preconditioner;
-        ``below``, updates that end more than :data:`SPIKE` under an earlier PSNR; ``pace`` of the last hundred updates in dB;
-        median and maximum, over looks in the second half, of the least stable channel's
-        :func:`seplib.stability.stability`.
+        One row a variant: PSNR of the last and of the ``best`` update in dB; median and maximum, over looks in the second half,
+        of the least stable channel's :func:`seplib.stability.stability`; number of ``spikes``, the ``largest`` in dB, the
+        median ``gap`` in updates between one and the next, the share ``at renewal``, in an update with a new preconditioner;
+        ``below``, updates that end more than :data:`SPIKE` under an earlier PSNR; ``pace`` of the last hundred updates in dB.
     """
     rows = []
     for name, one in found.items():
@@ -63,11 +62,11 @@ def course_table(found: dict[str, Course], update_every: int) -> pd.DataFrame:
         late = one.stability[len(one.moments) // 2 :].max(1)
         rows.append(
             {
-                "run": name, "PSNR": one.psnr[-1], "best PSNR": one.psnr.max(), "spikes": len(at),
-                "largest": (-np.diff(one.psnr))[at].max(initial=0.0), "gap": np.median(np.diff(at)) if len(at) > 1 else np.nan,
+                "run": name, "PSNR": one.psnr[-1], "best PSNR": one.psnr.max(), "stability": np.median(late),
+                "stability max": late.max(), "spikes": len(at), "largest": (-np.diff(one.psnr))[at].max(initial=0.0),
+                "gap": np.median(np.diff(at)) if len(at) > 1 else np.nan,
                 "at renewal": (at % update_every == 0).mean() if len(at) else np.nan,
                 "below": (fallen[len(fallen) // 10 :] > SPIKE).sum(), "pace": one.psnr[-1] - one.psnr[-101:][0],
-                "stability": np.median(late), "stability max": late.max(),
             }
         )  # fmt: skip
     return pd.DataFrame(rows)
