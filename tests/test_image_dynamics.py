@@ -124,6 +124,26 @@ def test_the_table_of_courses_measures_the_spikes():
     assert (row.spikes, row.largest, row.below) == (0, 0, 0) and np.isnan(row.gap)
 
 
+def test_what_modulating_gains_stands_beside_its_reasons(small, values):
+    found = image_dynamics.courses(values, small, 0, CPU)
+    table = image_dynamics.modulated(found, values, small, 0, CPU).set_index("k")
+    one, plain = found["SepNN"], fit_image(values, "SepNN", small.run, 0, CPU).psnr[-1]
+    for k in small.ks:
+        share = sum(one.inside[-1][c, k - 1] for c in range(3)) / 3
+        assert table.inside[k] == pytest.approx(100 * share) and table.worth[k] == pytest.approx(
+            -10 * np.log10(1 - share)
+        )
+        ratios = [one.eigenvalues[0, d, c, 0] / one.eigenvalues[0, d, c, k - 1] for d in range(2) for c in range(3)]
+        assert table.ratio[k] == pytest.approx(np.mean(ratios)) and table.ratio[k] > 1
+        run = fit_image(values, "SepPGD", dataclasses.replace(small.run, k=k), 0, CPU)
+        assert table.gain[k] == run.psnr[-1] - plain and np.isnan(table.paper[k])
+
+
+def test_the_paper_s_gain_is_that_of_table_2():
+    assert image_dynamics._printed_gain(30) == pytest.approx(26.79 - 26.48)
+    assert np.isnan(image_dynamics._printed_gain(31))
+
+
 def run_with(training: list[float], judged: list[float]) -> ImageRun:
     return ImageRun(History(metrics={"judged": judged}), np.zeros(0), np.array(training), {})
 
