@@ -59,6 +59,14 @@ def test_a_paper_run_is_preferred_and_carries_a_note_instead(tmp_path):
     assert not re.search(r"20\d\d-\d\d-\d\d", text), "provenance holds no dates"
 
 
+def test_only_a_notebook_with_claims_knows_what_its_runs_took(tmp_path):
+    root = sample_book.make(tmp_path, paper=True)
+    record = root / "results" / "paper" / NAME / "record.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"claims": []}))
+    text = staged(root)
+    assert "of execution" in text and "of computing" not in text
+
+
 def test_only_the_injected_parameters_are_folded_away(tmp_path):
     staged(sample_book.make(tmp_path, paper=True))
     cells = json.loads((tmp_path / "_build" / "stage" / "notebooks" / f"{NAME}.ipynb").read_text())["cells"]
