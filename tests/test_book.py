@@ -233,6 +233,12 @@ def test_labels_are_found_in_every_form(tmp_path):
     assert found["there"].text == "Title"
 
 
+def test_a_link_says_its_title_without_the_source_of_formulas():
+    known = {"here": pages.Label("ref", "page", "Modulation and $k$"), "eq-1": pages.Label("eq", "page", "")}
+    assert pages.reference("here", known) == "{ref}`Modulation and k <here>`"
+    assert pages.reference("eq-1", known) == "{eq}`eq-1`" and pages.reference("nowhere", known) == ""
+
+
 # The built book -----------------------------------------------------------------------------------------------------
 
 
