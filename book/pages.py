@@ -204,14 +204,12 @@ def run_record(root: Path, name: str, profile: str) -> dict[str, Any]:
     record = folder / name / "record.json"
     content = json.loads(record.read_text()) if record.exists() else {"provenance": {}, "seed": None, "claims": []}
     papermill = notebook["metadata"].get("papermill", {})
-    source = root / "notebooks" / f"{name}.ipynb"
+    source, took = root / "notebooks" / f"{name}.ipynb", [c["seconds"] or 0 for c in content["claims"]]
     return {
         "seed": papermill.get("parameters", {}).get("seed", content["seed"]),
         "seconds": papermill.get("duration"),
         # A notebook whose training runs come from the cache is quick; its claims, if it has any, know what they took.
-        "computing": max([papermill.get("duration") or 0, *(c["seconds"] or 0 for c in content["claims"])])
-        if content["claims"]
-        else None,
+        "computing": max([papermill.get("duration") or 0, *took]) if took else None,
         "stale": source.exists() and _sources(json.loads(source.read_text())) != _sources(notebook),
         **content["provenance"],
     }

@@ -86,6 +86,18 @@ def printed(table: str, method: str, value: str, varied: str | None = None) -> f
     return float(rows.reported.iloc[0])
 
 
+def printed_or_nan(table: str, method: str, value: str, varied: str | None = None) -> float:
+    """As :func:`printed`, NaN where the paper prints nothing: most settings of the ``smoke`` profile (Tables 2-9).
+
+    >>> printed_or_nan("table-3", "SepPGD", "12", varied="rank R")
+    nan
+    """
+    try:
+        return printed(table, method, value, varied)
+    except KeyError:
+        return float("nan")
+
+
 def verdict(cases: Mapping[str, bool]) -> str:
     """Verdict from the cases of a claim's criterion: all hold, some hold, none holds (all claims).
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from seplib import claims, metrics
 from seplib.plotting import COLOURS
-from seplib.profiles.images import DynamicsSettings
+from seplib.profiles.image_studies import DynamicsSettings
 from seplib.runs import METHODS, ImageRun, fit_image
 from seplib.sensitivity import noisy
 from seplib.stability import Course, course
@@ -99,10 +99,8 @@ def modulated(
 
 
 def _printed_gain(k: int) -> float:
-    try:
-        return claims.printed("table-2", "SepPGD g1", str(k)) - claims.printed("table-2", "SepNN", str(k))
-    except KeyError:
-        return float("nan")
+    modulated, plain = (claims.printed_or_nan("table-2", method, str(k)) for method in ("SepPGD g1", "SepNN"))
+    return modulated - plain
 
 
 def noise_runs(

@@ -98,13 +98,8 @@ def errors(table: pd.DataFrame) -> dict[str, float]:
 
 def printed(table: pd.DataFrame) -> dict[str, float | None]:
     """What the paper prints for the same methods and ranks, None where it prints nothing (Table 8)."""
-    found: dict[str, float | None] = {}
-    for name, method, rank in zip(_rank_names(table), table.method, table["data rank"]):
-        try:
-            found[name] = claims.printed("table-8", method, str(rank))
-        except KeyError:
-            found[name] = None
-    return found
+    found = [claims.printed_or_nan("table-8", *at) for at in zip(table.method, table["data rank"].astype(str))]
+    return {name: None if math.isnan(value) else value for name, value in zip(_rank_names(table), found)}
 
 
 def _rank_names(table: pd.DataFrame) -> pd.Series:

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from seplib import claims, metrics
 from seplib.plotting import COLOURS
-from seplib.profiles.images import ImageSettings, SensitivitySettings
+from seplib.profiles.image_studies import SensitivitySettings
+from seplib.profiles.images import ImageSettings
 from seplib.runs import ImageRun, fit_image
 
 # Row of Table 5 to what it changes. Networks without a periodic activation start from PyTorch's own initial law: SIREN's
@@ -114,7 +115,7 @@ def run_cells(target: Tensor, study: SensitivitySettings, seed: int, device: tor
             {
                 "table": cell.table, "varied": cell.varied, "value": cell.value, "row": cell.row, "PSNR": last.mean(),
                 "spread": last.std(ddof=1) if len(last) > 1 else np.nan,
-                "best PSNR": np.mean([psnr.max() for psnr in courses]), "paper": _printed(cell),
+                "best PSNR": np.mean([psnr.max() for psnr in courses]), "paper": claims.printed_or_nan(cell.table, cell.row, cell.value, cell.varied),
                 "seconds": np.mean([run.history.seconds[-1] for run in runs[key]]),
             }
         )  # fmt: skip
@@ -162,13 +163,6 @@ def noisy(values: Tensor, deviation: float, seed: int) -> Tensor:
         return values
     generator = torch.Generator().manual_seed(1000 + seed)
     return values + deviation * torch.randn(values.shape, generator=generator, dtype=torch.float64).to(values.dtype)
-
-
-def _printed(cell: Cell) -> float:
-    try:
-        return claims.printed(cell.table, cell.row, cell.value, varied=cell.varied)
-    except KeyError:
-        return float("nan")
 
 
 def gains(frame: pd.DataFrame) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from seplib.profiles import approximation, equations, images, kernels, preconditioning, surfaces
+from seplib.profiles import approximation, equations, image_studies, images, kernels, preconditioning, surfaces
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -26,9 +26,9 @@ class Profile:
     image_rank: images.ImageRankSettings
     image_inpainting: images.InpaintingSettings
     image_convergence: images.ConvergenceSettings
-    image_settings: images.ReadingSettings
-    image_sensitivity: images.SensitivitySettings
-    image_dynamics: images.DynamicsSettings
+    image_settings: image_studies.ReadingSettings
+    image_sensitivity: image_studies.SensitivitySettings
+    image_dynamics: image_studies.DynamicsSettings
     kernel_ridge: preconditioning.RidgeSettings
     non_grid: preconditioning.ScatteredSettings
     seppgd_spectrum: preconditioning.SpectrumSettings
@@ -37,7 +37,7 @@ class Profile:
     pde: equations.EquationSettings
 
 
-_GROUPS = (images, kernels, approximation, preconditioning, surfaces, equations)
+_GROUPS = (images, image_studies, kernels, approximation, preconditioning, surfaces, equations)
 _PROFILES = {
     "smoke": Profile(**{name: value for group in _GROUPS for name, value in group.SMOKE.items()}),
     "paper": Profile(**{name: value for group in _GROUPS for name, value in group.PAPER.items()}),

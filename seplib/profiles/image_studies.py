@@ -1,0 +1,153 @@
+"""What the notebooks that study the image experiment can be told: its open settings, one setting at a time, its runs from inside (Tables 2-7)."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from seplib.profiles.images import FULL, SMALL, ImageSettings
+
+
+@dataclass(frozen=True)
+class ReadingSettings:
+    """What Sec. A.12 leaves open of the image experiment (Tables 2-7).
+
+    Attributes:
+        run: SIREN as its authors use it.
+        readings: name to what it changes of ``run``.
+        frozen: the reading that is used everywhere.
+        encodings: name to what it changes of ``frozen``, for the Fourier features of Table 5.
+    """
+
+    run: ImageSettings
+    readings: dict[str, dict[str, Any]]
+    frozen: ImageSettings
+    encodings: dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class SensitivitySettings:
+    """One setting of the image experiment varied at a time (Secs. A.1.4 and A.1.5, Tables 2-7).
+
+    Attributes:
+        run: what is not varied; its seeds are those of the cells where nothing is.
+        ks: modulated eigenvalues (Table 2; all but the last again in Table 3).
+        ranks, periods, widths: R (Table 3), iterations between two preconditioners (Table 4), W (Table 6).
+        noises: standard deviations (Table 7).
+        features, frequency: number of Fourier features and their scale in cycles a unit (Table 5), not stated in the paper.
+    """
+
+    run: ImageSettings
+    ks: tuple[int, ...]
+    ranks: tuple[int, ...]
+    periods: tuple[int, ...]
+    widths: tuple[int, ...]
+    noises: tuple[float, ...]
+    features: int
+    frequency: float
+
+
+@dataclass(frozen=True)
+class DynamicsSettings:
+    """Image runs looked at from inside (Secs. A.1.4 and A.1.5: what Table 2 and Table 7 leave unexplained).
+
+    Attributes:
+        run: the image, the seed and what is not varied.
+        variants: name of a run to its method and what it changes.
+        every, products: see :func:`seplib.stability.course`.
+        ks: modulated eigenvalues of the runs whose gain is set beside the error's place.
+        noises: standard deviations of the runs that are stopped early.
+    """
+
+    run: ImageSettings
+    variants: dict[str, tuple[str, dict[str, Any]]]
+    every: int
+    products: int
+    ks: tuple[int, ...]
+    noises: tuple[float, ...]
+
+
+# Readings of what Sec. A.12 leaves open. The mean of the squares in place of their sum is a larger epsilon.
+_READINGS: dict[str, dict[str, Any]] = {
+    "w0 = 30, as SIREN's authors": {},
+    "without 1/sqrt(R)": {"scale": None},
+    "w0 = 20": {"omega": 20.0},
+    "w0 = 40": {"omega": 40.0},
+    "w0 = 60": {"omega": 60.0},
+    "axes in [0, 1]": {"low": 0.0},
+    "PyTorch's initial weights": {"parametrization": "torch"},
+    "PyTorch's initial weights in the last layer": {"last": 30.0 / 6**0.5},  # SIREN's bound there is sqrt(6 / W) / w0
+    "mean in place of sum": {"eps": 1e-8 * 512**2 / 2},
+    "mean, without 1/sqrt(R)": {"eps": 1e-8 * 512**2 / 2, "scale": None},
+}
+
+# Number of Fourier features and their scale in cycles a unit, two units to an axis: not stated in the paper either.
+_FEATURES = 256
+_ENCODINGS: dict[str, dict[str, Any]] = {
+    f"{scale:g} cycles a unit": {
+        "activation": "relu", "parametrization": "torch", "features": _FEATURES, "frequency": scale
+    }
+    for scale in (5.0, 10.0, 20.0, 40.0, 80.0)
+}  # fmt: skip
+
+_VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "SepNN": ("SepNN", {}),
+    "SepPGD": ("SepPGD", {}),
+    "SepPGD, AMSGrad": ("SepPGD", {"amsgrad": True}),
+    "SepPGD, falling rate": ("SepPGD", {"decay": 0.2}),
+    "SepNN, beta2 0.95": ("SepNN", {"beta2": 0.95}),
+    "SepPGD, beta2 0.95": ("SepPGD", {"beta2": 0.95}),
+}
+
+SMOKE = dict(
+    image_settings=ReadingSettings(
+        run=replace(
+            SMALL, images=("astronaut",), size=32, seeds=(1,), rank=24, width=24, omega=30.0, k=8, iterations=60
+        ),
+        readings=_READINGS,
+        frozen=replace(SMALL, images=("astronaut",), size=32, seeds=(1,), rank=24, width=24, k=8, iterations=60),
+        encodings=_ENCODINGS,
+    ),
+    image_sensitivity=SensitivitySettings(
+        run=replace(SMALL, images=("astronaut",), size=32, seeds=(2,), rank=24, width=24, k=8, iterations=60),
+        ks=(4, 8, 12),
+        ranks=(12, 36),
+        periods=(10, 30),
+        widths=(16, 32),
+        noises=(0.03, 0.09),
+        features=16,
+        frequency=5.0,
+    ),
+    image_dynamics=DynamicsSettings(
+        run=replace(SMALL, images=("astronaut",), size=48, seeds=(1,), rank=48, width=48, k=12, iterations=200),
+        variants=_VARIANTS,
+        every=50,
+        products=10,
+        ks=(4, 8, 12),
+        noises=(0.09,),
+    ),
+)
+PAPER = dict(
+    image_settings=ReadingSettings(
+        run=replace(FULL, images=("plane",), seeds=(1,), omega=30.0),
+        readings=_READINGS,
+        frozen=replace(FULL, images=("plane",), seeds=(1,)),
+        encodings=_ENCODINGS,
+    ),
+    image_sensitivity=SensitivitySettings(
+        run=replace(FULL, images=("plane",), seeds=(3,)),
+        ks=(30, 40, 50, 60, 70, 80, 90, 100),
+        ranks=(100, 200, 300, 400, 500, 600, 700),
+        periods=(10, 100, 300, 500, 700, 900, 1100),
+        widths=(100, 200, 300, 400, 500, 600, 700),
+        noises=(0.01, 0.03, 0.05, 0.07, 0.09),
+        features=_FEATURES,
+        frequency=20.0,
+    ),
+    image_dynamics=DynamicsSettings(
+        run=replace(FULL, images=("plane",), seeds=(1,)),
+        variants=_VARIANTS,
+        every=100,
+        products=20,
+        ks=(30, 40, 50, 60, 70, 80, 90, 100),
+        noises=(0.05, 0.09),
+    ),
+)
