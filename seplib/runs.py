@@ -128,6 +128,8 @@ def _train_image(
     callbacks = list(callbacks)
     if "decay" in descent:
         callbacks.append(_decay(descent["learning_rate"], descent["decay"], descent["iterations"]))
+    if "restart" in descent:
+        callbacks.append(_restart(descent["restart"]))
     if "reference" in descent:
         callbacks.append(_judge(torch.from_numpy(descent["reference"]).to(device), known, descent["iterations"]))
     checkpoint = checkpoint_path(checkpoints, (target, network, descent, modulation, seed, device, numerics))
@@ -159,6 +161,16 @@ def _decay(rate: float, share: float, last: int) -> Callback:
             group["lr"] = rate * min(1, (1 - state.iteration / last) / share)
 
     return decay
+
+
+def _restart(after: int) -> Callback:
+    """A callback that lets Adam forget its moments; a checkpoint is written behind it, so a resumed run has forgotten too."""
+
+    def restart(state: State) -> None:
+        if state.iteration == after:
+            state.optimizer.state.clear()
+
+    return restart
 
 
 def _judge(reference: Tensor, known: Tensor | None, last: int) -> Callback:

@@ -18,7 +18,7 @@ METHODS = ("SepNN", "SepPGD")
 SMALL_METHODS = ("MLP", "MLP (MSK)", "SepNN", "SepNN (MSK)", "SepPGD")  # all that small images allow
 # What an image's network can be told beyond Sec. A.12, with what it is when nothing is said.
 CHOICES = dict(activation="sine", parametrization="siren", scale="rank", low=-1.0, features=0, frequency=0.0, last=1.0)
-DESCENT = dict(eps=1e-8, amsgrad=False, beta2=0.999, decay=0.0)
+DESCENT = dict(eps=1e-8, amsgrad=False, beta2=0.999, decay=0.0, restart=0)
 
 
 def run_arguments(

@@ -65,6 +65,23 @@ class DynamicsSettings:
     noises: tuple[float, ...]
 
 
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """How much of SepPGD's gain hangs on Adam's settings (Sec. A.12 states the learning rate and nothing else).
+
+    Attributes:
+        run: images, seeds and Adam as usual.
+        short: the other averaging rate of Adam's second moments.
+        rates: learning rates that are tried on the first image.
+        restart: updates after which Adam forgets, see :class:`seplib.profiles.images.ImageSettings`.
+    """
+
+    run: ImageSettings
+    short: float
+    rates: tuple[float, ...]
+    restart: int
+
+
 # Readings of what Sec. A.12 leaves open. The mean of the squares in place of their sum is a larger epsilon.
 _READINGS: dict[str, dict[str, Any]] = {
     "w0 = 30, as SIREN's authors": {},
@@ -124,6 +141,12 @@ SMOKE = dict(
         ks=(4, 8, 12),
         noises=(0.09,),
     ),
+    image_optimizer=OptimizerSettings(
+        run=replace(SMALL, size=48, seeds=(2, 1), rank=48, width=48, k=12, iterations=200),
+        short=0.95,
+        rates=(5e-4, 1e-3),
+        restart=20,
+    ),
 )
 PAPER = dict(
     image_settings=ReadingSettings(
@@ -150,4 +173,5 @@ PAPER = dict(
         ks=(30, 40, 50, 60, 70, 80, 90, 100),
         noises=(0.05, 0.09),
     ),
+    image_optimizer=OptimizerSettings(run=FULL, short=0.95, rates=(1e-4, 2e-4, 4e-4), restart=100),
 )

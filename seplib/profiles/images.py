@@ -28,6 +28,7 @@ class ImageSettings:
         amsgrad: whether Adam divides by the largest second moment so far, which keeps its steps from growing.
         beta2: averaging rate of Adam's second moments; a smaller one forgets faster how small the gradients have been.
         decay: share of the updates, at the end, over which the learning rate falls to zero in a line; 0 for a constant rate.
+        restart: after so many updates Adam forgets its moments and starts anew; 0 for never.
     """
 
     images: tuple[str, ...]
@@ -53,6 +54,7 @@ class ImageSettings:
     amsgrad: bool = False
     beta2: float = 0.999
     decay: float = 0.0
+    restart: int = 0
 
 
 @dataclass(frozen=True)

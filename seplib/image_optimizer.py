@@ -1,0 +1,114 @@
+"""How much of what SepPGD gains on images hangs on Adam's settings (Sec. A.12 states its learning rate only)."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from seplib import representation
+from seplib.plotting import COLOURS, band
+from seplib.profiles.image_studies import OptimizerSettings
+from seplib.representation import Study
+from seplib.runs import METHODS, fit_image
+from seplib.targets import ImageTarget
+
+
+def memories(
+    targets: Sequence[ImageTarget], study: OptimizerSettings, seed: int, device: torch.device
+) -> dict[float, Study]:
+    """The study of :func:`seplib.representation.study` with Adam's usual memory and with the short one, by beta_2 (Fig. 3)."""
+    return {
+        beta2: representation.study(targets, replace(study.run, beta2=beta2), seed, device)
+        for beta2 in (study.run.beta2, study.short)
+    }
+
+
+def memory_table(targets: Sequence[ImageTarget], runs: dict[float, Study]) -> pd.DataFrame:
+    """PSNR after the last update in dB, mean over seeds (Fig. 3).
+
+    Args:
+        targets: the images.
+        runs: of :func:`memories`.
+
+    Returns:
+        One row an image and memory: ``image``, ``beta2``, a column a method, ``gain`` of SepPGD over SepNN and its standard
+        deviation over seeds, ``spread``, NaN for one seed.
+    """
+    rows = []
+    for target in targets:
+        for beta2, study in runs.items():
+            last = {method: np.array([run.psnr[-1] for run in study[target.name, method]]) for method in METHODS}
+            gain = last["SepPGD"] - last["SepNN"]
+            rows.append(
+                {"image": target.name, "beta2": beta2}
+                | {method: psnr.mean() for method, psnr in last.items()}
+                | {"gain": gain.mean(), "spread": gain.std(ddof=1) if len(gain) > 1 else np.nan}
+            )
+    return pd.DataFrame(rows)
+
+
+def rate_table(target: Tensor, study: OptimizerSettings, seed: int, device: torch.device) -> pd.DataFrame:
+    """PSNR after the last update in dB by learning rate and memory, one seed (Sec. A.12).
+
+    Returns:
+        One row a rate and memory: ``rate``, ``beta2``, a column a method, ``gain``.
+    """
+    rows = []
+    for rate in study.rates:
+        for beta2 in (study.run.beta2, study.short):
+            settings = replace(study.run, learning_rate=rate, beta2=beta2)
+            last = {method: fit_image(target, method, settings, seed, device).psnr[-1] for method in METHODS}
+            rows.append({"rate": rate, "beta2": beta2} | last | {"gain": last["SepPGD"] - last["SepNN"]})
+    return pd.DataFrame(rows)
+
+
+def tuned(rates: pd.DataFrame) -> pd.DataFrame:
+    """Each method at the rate and memory that suit it best, of those in :func:`rate_table` (Sec. A.12).
+
+    Returns:
+        One row a method: ``rate``, ``beta2``, ``PSNR`` in dB.
+    """
+    best = {method: rates.loc[rates[method].idxmax()] for method in METHODS}
+    return pd.DataFrame(
+        [{"method": name, "rate": row.rate, "beta2": row.beta2, "PSNR": row[name]} for name, row in best.items()]
+    )
+
+
+def restart_table(target: Tensor, study: OptimizerSettings, seed: int, device: torch.device) -> pd.DataFrame:
+    """What it changes to make Adam forget once, with its usual memory otherwise, one seed (Sec. A.12).
+
+    Returns:
+        One row a method: PSNR after the last update in dB as ``usual``, with one ``restart``, with the ``short`` memory; and
+        ``share``, what the restart brings of what the short memory does.
+    """
+    changes = {"usual": {}, "restart": {"restart": study.restart}, "short": {"beta2": study.short}}
+    rows = []
+    for method in METHODS:
+        last = {
+            name: fit_image(target, method, replace(study.run, **change), seed, device).psnr[-1]
+            for name, change in changes.items()
+        }
+        share = (last["restart"] - last["usual"]) / (last["short"] - last["usual"])
+        rows.append({"method": method} | last | {"share": share})
+    return pd.DataFrame(rows)
+
+
+def draw(targets: Sequence[ImageTarget], runs: dict[float, Study]) -> Figure:
+    """PSNR over the updates, one panel an image; solid the usual memory, dashed the short one (Fig. 3)."""
+    figure, row = plt.subplots(1, len(targets), figsize=(3.2 * len(targets), 3.0), squeeze=False)
+    for axes, target in zip(row[0], targets):
+        for (beta2, study), style in zip(runs.items(), ("-", "--")):
+            for method in METHODS:
+                psnr = np.stack([run.psnr for run in study[target.name, method]])
+                label = f"{method}, $\\beta_2 = {beta2:g}$"
+                band(axes, np.arange(psnr.shape[1]), psnr, label, color=COLOURS[method], linestyle=style, linewidth=1.0)
+        axes.set(title=target.name, xlabel="iteration")
+    row[0, 0].set_ylabel("PSNR in dB")
+    row[0, 0].legend(fontsize=8, loc="lower right")
+    plt.close(figure)  # the caller shows it; an open figure would be shown a second time
+    return figure
