@@ -1,0 +1,110 @@
+"""What Adam's settings do to the gain: which runs are compared, and how."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from seplib import image_optimizer, profiles, runs, setups, training
+from seplib.runs import fit_image
+from seplib.targets import ImageTarget
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def small():
+    study = profiles.get("smoke").image_optimizer
+    run = dataclasses.replace(study.run, size=12, seeds=(2, 1), rank=4, width=6, k=3, iterations=30)
+    return dataclasses.replace(study, run=run, restart=10)
+
+
+@pytest.fixture(scope="module")
+def images():
+    generator = torch.Generator().manual_seed(0)
+    draw = [torch.rand(3, 12, 12, generator=generator, dtype=torch.float32) for _ in range(2)]
+    return [ImageTarget(name, values, "drawn") for name, values in zip(("one", "two"), draw)]
+
+
+def last(values, method, settings, seed=0):
+    return fit_image(values, method, settings, seed, CPU).psnr[-1]
+
+
+def test_a_restart_is_a_new_optimizer_on_the_weights_of_that_moment(small, images):
+    values = images[0].values
+    for method in ("SepNN", "SepPGD"):
+        settings = dataclasses.replace(small.run, restart=10)
+        found = fit_image(values, method, settings, 0, CPU)
+        arguments = setups.run_arguments(values, method, small.run, 0, CPU)
+        model, axes, optimizer, preconditioner = setups.prepare(values, *arguments[1:5])
+        training.fit(model, axes, values, optimizer, preconditioner, iterations=10)
+        fresh = torch.optim.Adam(model.parameters(), small.run.learning_rate, fused=True)
+        history = training.fit(model, axes, values, fresh, preconditioner, iterations=20)
+        expected = -10 * np.log10(2 * np.array(history.loss).sum(1) / values.numel())
+        assert np.allclose(found.psnr[10:], expected, atol=1e-3)
+        assert not np.allclose(found.psnr[12:], fit_image(values, method, small.run, 0, CPU).psnr[12:], atol=1e-3)
+
+
+def test_a_restarted_run_that_is_cut_ends_with_the_same_numbers(small, images, tmp_path, monkeypatch):
+    settings = dataclasses.replace(small.run, iterations=120, restart=100)
+    whole = fit_image(images[0].values, "SepNN", settings, 0, CPU)
+    monkeypatch.setenv("SEPLIB_CACHE", str(tmp_path))
+    restart = runs._restart
+
+    def cut(after):
+        def callback(state):
+            restart(after)(state)
+            if state.iteration == 110:
+                raise KeyboardInterrupt
+
+        return callback
+
+    monkeypatch.setattr(runs, "_restart", cut)
+    with pytest.raises(KeyboardInterrupt):
+        fit_image(images[0].values, "SepNN", settings, 0, CPU)
+    monkeypatch.setattr(runs, "_restart", restart)
+    assert list((tmp_path / "checkpoints").iterdir())
+    assert np.array_equal(fit_image(images[0].values, "SepNN", settings, 0, CPU).psnr, whole.psnr)
+
+
+def test_the_table_of_memories_has_both_on_every_image(small, images):
+    table = image_optimizer.memory_table(images, image_optimizer.memories(images, small, 0, CPU))
+    assert list(zip(table.image, table.beta2)) == [("one", 0.999), ("one", 0.95), ("two", 0.999), ("two", 0.95)]
+    forgetful = dataclasses.replace(small.run, beta2=0.95)
+    gains = [
+        last(images[0].values, "SepPGD", forgetful, seed) - last(images[0].values, "SepNN", forgetful, seed)
+        for seed in (0, 1)
+    ]
+    row = table.iloc[1]
+    assert row.gain == pytest.approx(np.mean(gains)) and row.spread == pytest.approx(np.std(gains, ddof=1))
+    assert np.isnan(table.spread[3])
+    assert table.SepNN[2] == last(images[1].values, "SepNN", small.run)
+
+
+def test_every_rate_meets_both_memories(small, images):
+    table = image_optimizer.rate_table(images[0].values, small, 0, CPU)
+    assert list(zip(table.rate, table.beta2)) == [(r, b) for r in small.rates for b in (0.999, 0.95)]
+    changed = dataclasses.replace(small.run, learning_rate=small.rates[1], beta2=0.95)
+    row = table.iloc[-1]
+    assert row.SepNN == last(images[0].values, "SepNN", changed)
+    assert row.gain == last(images[0].values, "SepPGD", changed) - row.SepNN
+
+
+def test_each_method_is_tuned_for_itself():
+    columns = {"rate": [1e-4, 1e-4, 2e-4], "beta2": [0.999, 0.95, 0.999]}
+    best = image_optimizer.tuned(pd.DataFrame(columns | {"SepNN": [20.0, 25.0, 24.0], "SepPGD": [27.0, 26.0, 28.0]}))
+    assert best.to_numpy().tolist() == [["SepNN", 1e-4, 0.95, 25.0], ["SepPGD", 2e-4, 0.999, 28.0]]
+
+
+def test_a_restart_is_measured_by_what_the_short_memory_brings(small, images):
+    values = images[0].values
+    table = image_optimizer.restart_table(values, small, 0, CPU).set_index("method")
+    for method in ("SepNN", "SepPGD"):
+        usual, restart, short = (
+            last(values, method, dataclasses.replace(small.run, **change))
+            for change in ({}, {"restart": 10}, {"beta2": 0.95})
+        )
+        assert table.loc[method, ["usual", "restart", "short"]].tolist() == [usual, restart, short]
+        assert table.share[method] == pytest.approx((restart - usual) / (short - usual))
