@@ -94,9 +94,32 @@ def modulated(
     return pd.DataFrame(rows)
 
 
-def _printed_gain(k: int) -> float:
-    modulated, plain = (claims.printed_or_nan("table-2", method, str(k)) for method in ("SepPGD g1", "SepNN"))
+def _printed_gain(k: int, row: str = "SepPGD g1") -> float:
+    modulated, plain = (claims.printed_or_nan("table-2", method, str(k)) for method in (row, "SepNN"))
     return modulated - plain
+
+
+def roots(
+    found: dict[str, Course], target: Tensor, study: DynamicsSettings, seed: int, device: torch.device
+) -> pd.DataFrame:
+    """What g_2 gains with the kernel as it is and with lambda_k as its unit, beside g_1 (Table 2).
+
+    Returns:
+        One row a ``k``: ``last``, lambda_k of SepNN's factors at the first look, mean over axes and channels, and ``below``, how
+        many times smaller g_2 makes it; gains over SepNN in dB with ``g1``, ``g2`` and ``g2 in units of lambda_k``; ``paper``,
+        g_2's printed gain, NaN where there is none.
+    """
+    plain = fit_image(target, "SepNN", study.run, seed, device).psnr[-1]
+    rows = []
+    for k in study.root_ks:
+        last = found["SepNN"].eigenvalues[0][..., k - 1].mean()
+        gains = {
+            name: fit_image(target, "SepPGD", replace(study.run, k=k, g=g), seed, device).psnr[-1] - plain
+            for name, g in {"g1": "flat", "g2": "sqrt", "g2 in units of lambda_k": "geometric"}.items()
+        }
+        paper = {"paper": _printed_gain(k, "SepPGD g2")}
+        rows.append({"k": k, "last": last, "below": np.sqrt(last)} | gains | paper)
+    return pd.DataFrame(rows)
 
 
 def draw_courses(found: dict[str, Course]) -> Figure:

@@ -33,7 +33,7 @@ class MSK:
         axes: D tensors ``(n_d,)``, or ``(N, D)`` scattered points.
         k: number of modulated eigenvalues, 1 to N.
         update_every: iterations between two computations of S.
-        g: ``"flat"`` or ``"sqrt"``, see :func:`seplib.preconditioning.modulate`.
+        g: ``"flat"``, ``"sqrt"`` or ``"geometric"``, see :func:`seplib.preconditioning.modulate`.
         solver: ``"lanczos"`` for the top k eigenpairs alone, ``"full"`` for the decomposition of the prior art.
 
     Cost: an update takes the ``O(N^2 W L)`` operations of the kernel, ``8 E N^2`` bytes in float64, and ``O(k N^2)`` or
@@ -92,7 +92,7 @@ class IGA:
         batches: number of batches p.
         k: number of modulated eigenvalues, 1 to the smallest batch.
         update_every: iterations for which a batch's S_i is kept.
-        g: ``"flat"`` or ``"sqrt"``, see :func:`seplib.preconditioning.modulate`.
+        g: ``"flat"``, ``"sqrt"`` or ``"geometric"``, see :func:`seplib.preconditioning.modulate`.
         generator: source of the shuffle; torch's default generator if None.
 
     Cost: an update ``O((N/p)^2 W L + (N/p)^3)``, a step ``4 k N / p`` for applying S_i.

@@ -13,7 +13,7 @@ from seplib import ntk, tensorops
 from seplib.operators import KroneckerOperator
 from seplib.separable import CP, check_axes, check_points
 
-MODULATIONS = ("flat", "sqrt")
+MODULATIONS = ("flat", "sqrt", "geometric")
 SOLVERS = ("full", "lanczos")
 
 
@@ -88,7 +88,8 @@ def modulate(K: Tensor, k: int, g: str = "flat", solver: str = "full") -> Precon
     Args:
         K: ``(E, n, n)`` symmetric positive semi-definite kernels.
         k: number of modulated eigenvalues, 1 to n.
-        g: ``"flat"`` for g_1 (lambda_i becomes lambda_k), ``"sqrt"`` for g_2 (lambda_i becomes its square root).
+        g: ``"flat"`` for g_1 (lambda_i becomes lambda_k), ``"sqrt"`` for g_2 (lambda_i becomes its square root), ``"geometric"``
+            for g_2 of the kernel divided by lambda_k (lambda_i becomes the geometric mean of both), which no unit can change.
         solver: see :func:`top_eigenpairs`.
 
     Returns:
@@ -108,7 +109,7 @@ def modulate(K: Tensor, k: int, g: str = "flat", solver: str = "full") -> Precon
         _check_symmetric(K)
     values, vectors = top_eigenpairs(K, k, solver)
     values = values.clamp_min(torch.finfo(K.dtype).eps * values[:, :1])
-    target = values[:, -1:] if g == "flat" else values.sqrt()
+    target = {"flat": values[:, -1:], "sqrt": values.sqrt(), "geometric": values.sqrt() * values[:, -1:].sqrt()}[g]
     return Preconditioner(vectors, (1 - target / values).nan_to_num())  # 0/0 in a kernel of zeros: S = I
 
 
@@ -185,7 +186,7 @@ class SepPGD:
         axes: D tensors ``(n_d,)``, the training grid; or one tensor ``(N, D)`` of scattered points.
         k: number of modulated eigenvalues of each factor kernel, 1 to the smallest n_d.
         update_every: iterations between two computations of the preconditioners (Table 4).
-        g: ``"flat"`` or ``"sqrt"``, see :func:`modulate`.
+        g: ``"flat"``, ``"sqrt"`` or ``"geometric"``, see :func:`modulate`.
 
     Raises:
         ValueError: wrong axes, k out of range, update_every below 1, an unknown modulation; when called, a residual that

@@ -44,7 +44,11 @@ def modulation(K: torch.Tensor, k: int, g: str) -> torch.Tensor:
         values, vectors = values[order], vectors[:, order]
         matrix = torch.eye(len(values), dtype=K.dtype)
         for i in range(k):
-            target = values[k - 1] if g == "flat" else math.sqrt(values[i])
+            target = {
+                "flat": values[k - 1],
+                "sqrt": math.sqrt(values[i]),
+                "geometric": math.sqrt(values[i] * values[k - 1]),
+            }[g]
             matrix = matrix - (1 - target / values[i]) * torch.outer(vectors[:, i], vectors[:, i])
         S.append(matrix)
     return torch.stack(S)

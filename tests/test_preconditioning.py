@@ -239,7 +239,12 @@ def test_lanczos_finds_the_top_of_the_spectrum(k):
 # --- facts about the preconditioned kernel ----------------------------------------------------------------------------
 
 
-@given(seed=st.integers(0, 10_000), n=st.integers(3, 8), k=st.integers(1, 8), g=st.sampled_from(["flat", "sqrt"]))
+@given(
+    seed=st.integers(0, 10_000),
+    n=st.integers(3, 8),
+    k=st.integers(1, 8),
+    g=st.sampled_from(preconditioning.MODULATIONS),
+)
 def test_the_preconditioner_is_positive_definite(seed, n, k, g):
     """Without that the weighted loss of the next test were no norm."""
     values = torch.linalg.eigvalsh(modulate(psd(n, seed)[None], min(k, n), g).dense())

@@ -29,11 +29,23 @@ def test_modulation_is_the_eigenvalue_map_of_section_4(g, k):
     agree(S.dense(), modulation(K, k, g))
     values = torch.linalg.eigvalsh(K).flip(-1)
     wanted = values.clone()
-    wanted[:, :k] = values[:, k - 1 : k] if g == "flat" else values[:, :k].sqrt()
+    last = values[:, k - 1 : k]
+    wanted[:, :k] = {"flat": last, "sqrt": values[:, :k].sqrt(), "geometric": last**0.5 * values[:, :k].sqrt()}[g]
     product = torch.linalg.eigvals(K @ S.dense()).real
     agree(product.sort(-1).values, wanted.sort(-1).values)
     T = torch.randn(2, 3, 5, 2, generator=torch.Generator().manual_seed(1))
     agree(S.apply(T, 1), torch.einsum("eij,eajb->eaib", S.dense(), T))
+
+
+@pytest.mark.parametrize("g", preconditioning.MODULATIONS)
+def test_only_g_2_notices_the_unit_of_the_kernel(g):
+    A = torch.randn(2, 5, 5, generator=torch.Generator().manual_seed(0))
+    K = A @ A.mT
+    same = torch.allclose(modulate(K, 3, g).dense(), modulate(100 * K, 3, g).dense(), atol=1e-10)
+    assert same == (g != "sqrt")
+    if g == "geometric":
+        last = torch.linalg.eigvalsh(K)[:, 2, None, None]
+        agree(modulate(K, 3, g).dense(), modulate(K / last, 3, "sqrt").dense())
 
 
 def test_modulation_leaves_a_flat_spectrum_alone():
@@ -123,7 +135,7 @@ def test_bad_arguments_are_named(make_cp):
         SepPGD(model, axes, k=4)
     with pytest.raises(ValueError, match=r"update_every must be at least 1, got 0"):
         SepPGD(model, axes, k=2, update_every=0)
-    with pytest.raises(ValueError, match=r"modulation g must be one of flat, sqrt, got 'log'"):
+    with pytest.raises(ValueError, match=r"modulation g must be one of flat, sqrt, geometric, got 'log'"):
         SepPGD(model, axes, k=2, g="log")
     with pytest.raises(ValueError, match=r"takes 2 axes"):
         SepPGD(model, axes[:1], k=2)

@@ -54,6 +54,7 @@ class DynamicsSettings:
         variants: name of a run to its method and what it changes.
         every, products: see :func:`seplib.stability.course`.
         ks: modulated eigenvalues of the runs whose gain is set beside the error's place.
+        root_ks: of those, the ones where g_2 is looked at.
         noises: standard deviations of the runs that are stopped early.
     """
 
@@ -62,6 +63,7 @@ class DynamicsSettings:
     every: int
     products: int
     ks: tuple[int, ...]
+    root_ks: tuple[int, ...]
     noises: tuple[float, ...]
 
 
@@ -139,6 +141,7 @@ SMOKE = dict(
         every=50,
         products=10,
         ks=(4, 8, 12),
+        root_ks=(4, 12),
         noises=(0.09,),
     ),
     image_optimizer=OptimizerSettings(
@@ -171,6 +174,7 @@ PAPER = dict(
         every=100,
         products=20,
         ks=(30, 40, 50, 60, 70, 80, 90, 100),
+        root_ks=(30, 70, 100),
         noises=(0.05, 0.09),
     ),
     image_optimizer=OptimizerSettings(run=FULL, short=0.95, rates=(1e-4, 2e-4, 4e-4), restart=100),

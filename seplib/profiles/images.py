@@ -22,7 +22,7 @@ class ImageSettings:
         low: the axes run from here to 1.
         features, frequency: number of Fourier features and their scale in cycles a unit; none if 0.
         last: factor on the initial weights of the last layer.
-        g: modulation function, "flat" or "sqrt".
+        g: modulation function, "flat", "sqrt" or "geometric".
         eps: Adam's epsilon. The loss is a sum of squares over N pixels; their mean instead is the same training with an
             epsilon N / 2 times as large.
         amsgrad: whether Adam divides by the largest second moment so far, which keeps its steps from growing.
