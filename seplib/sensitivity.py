@@ -169,15 +169,17 @@ def gains(frame: pd.DataFrame) -> pd.DataFrame:
     """What each preconditioned cell gains over the plain network beside it, in dB (Tables 2-7).
 
     Returns:
-        One row for each SepPGD cell: ``table``, ``varied``, ``value``, ``row``, ``ours``, ``paper``, ``difference``.
+        One row for each SepPGD cell: ``table``, ``varied``, ``value``, ``row``, ``ours``, after the last iterations; ``best``, of
+        the best iteration over the best; ``paper``, ``difference`` of the paper's from ours.
     """
     where = ["table", "varied", "value"]
-    plain = frame[frame.row == "SepNN"][[*where, "PSNR", "paper"]]
+    plain = frame[frame.row == "SepNN"][[*where, "PSNR", "best PSNR", "paper"]]
     found = frame[frame.row != "SepNN"].merge(plain, on=where, suffixes=(None, " plain"))
     found["ours"] = found["PSNR"] - found["PSNR plain"]
+    found["best"] = found["best PSNR"] - found["best PSNR plain"]
     found["paper"] = found["paper"] - found["paper plain"]
     found["difference"] = found["ours"] - found["paper"]
-    return found[[*where, "row", "ours", "paper", "difference"]]
+    return found[[*where, "row", "ours", "best", "paper", "difference"]]
 
 
 def compare(frame: pd.DataFrame) -> pd.DataFrame:
@@ -191,12 +193,39 @@ def compare(frame: pd.DataFrame) -> pd.DataFrame:
     where = ["table", "varied", "value", "row"]
     found = frame[[*where, "paper", "PSNR", "spread"]].rename(columns={"PSNR": "ours"})
     found["difference"] = found.ours - found.paper
-    gain = gains(frame).rename(columns={"ours": "gain", "paper": "paper's gain", "difference": "apart"})
+    gain = (
+        gains(frame)
+        .drop(columns="best")
+        .rename(columns={"ours": "gain", "paper": "paper's gain", "difference": "apart"})
+    )
     found = found.merge(gain, on=where, how="left")
     sign = found["gain"] * found["paper's gain"] > 0
     verdict = np.where(sign, np.where(found.apart.abs() <= 1.5, "sign and size", "sign"), "neither")
     found["verdict"] = np.where(found.apart.notna(), verdict, "")
     return found.drop(columns="apart")
+
+
+def summary(compared: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
+    """The gains in one line for each row of Tables 2 to 7.
+
+    Args:
+        compared: of :func:`compare`.
+        found: of :func:`gains`.
+
+    Returns:
+        By ``table``, ``varied`` and ``row``: how many ``cells`` and how many of them have either verdict; ``least`` and
+        ``largest`` gain, the least between best iterations, ``least best``, the paper's least and largest, all in dB.
+    """
+    rows = []
+    for (table, varied, row), part in found.groupby(["table", "varied", "row"], sort=False):
+        verdicts = compared[(compared.table == table) & (compared.varied == varied) & (compared.row == row)].verdict
+        rows.append(
+            {"table": table, "varied": varied, "row": row, "cells": len(part)}
+            | {verdict: (verdicts == verdict).sum() for verdict in ("sign and size", "sign", "neither")}
+            | {"least": part.ours.min(), "largest": part.ours.max(), "least best": part.best.min()}
+            | {"paper least": part.paper.min(), "paper largest": part.paper.max()}
+        )
+    return pd.DataFrame(rows)
 
 
 def page(compared: pd.DataFrame, table: str) -> Styler:
