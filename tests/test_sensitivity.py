@@ -2,11 +2,13 @@
 
 import dataclasses
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from seplib import claims, profiles, sensitivity
+from seplib import claims, ntk, profiles, sensitivity, setups
+from seplib.runs import fit_image
 
 CPU = torch.device("cpu")
 
@@ -60,6 +62,24 @@ def test_cells_of_a_study_share_runs_and_noise_is_judged_by_the_clean_image(monk
     fitted = fit_image(sensitivity.noisy(values, 0.3, 0), "SepNN", run, 0, CPU)
     judged = -10 * ((torch.from_numpy(fitted.image) - values).double().square().mean()).log10().item()
     assert abs(noisy.PSNR - judged) < 1e-4
+
+
+def test_relu_is_tried_with_fewer_modulated_eigenvalues():
+    small = profiles.get("smoke").image_sensitivity
+    run = dataclasses.replace(small.run, size=12, rank=4, width=6, k=3, iterations=5)
+    values = torch.rand(3, 12, 12, dtype=torch.float32)
+    study = dataclasses.replace(small, run=run, relu_ks=(1, 3))
+    table = sensitivity.rectified(values, study, 0, CPU).set_index("k")
+    settings = dataclasses.replace(run, activation="relu", parametrization="torch")
+    plain = fit_image(values, "SepNN", settings, 0, CPU).psnr[-1]
+    run = fit_image(values, "SepPGD", dataclasses.replace(settings, k=1), 0, CPU)
+    assert table.ratio[1] == pytest.approx(1) and table.PSNR[1] == run.psnr[-1] and table.best[1] == run.psnr.max()
+    assert table.gain[1] == table.PSNR[1] - plain
+    arguments = setups.run_arguments(values, "SepNN", settings, 0, CPU)
+    model, axes, _, _ = setups.prepare(values, *arguments[1:5])
+    kernels = [ntk.pseudo(f, x)[c].double().numpy() for f, x in zip(model.factors, axes) for c in range(3)]
+    falling = [np.linalg.svd(K, compute_uv=False) for K in kernels]
+    assert table.ratio[3] == pytest.approx(np.mean([s[0] / s[2] for s in falling]), rel=1e-4)
 
 
 def table(name: str, rows: list[tuple]) -> pd.DataFrame:

@@ -33,6 +33,7 @@ class SensitivitySettings:
         ranks, periods, widths: R (Table 3), iterations between two preconditioners (Table 4), W (Table 6).
         noises: standard deviations (Table 7).
         features, frequency: number of Fourier features and their scale in cycles a unit (Table 5), not stated in the paper.
+        relu_ks: modulated eigenvalues that are tried with ReLU.
     """
 
     run: ImageSettings
@@ -43,6 +44,7 @@ class SensitivitySettings:
     noises: tuple[float, ...]
     features: int
     frequency: float
+    relu_ks: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,7 @@ SMOKE = dict(
         noises=(0.03, 0.09),
         features=16,
         frequency=5.0,
+        relu_ks=(2, 8),
     ),
     image_dynamics=DynamicsSettings(
         run=replace(SMALL, images=("astronaut",), size=48, seeds=(1,), rank=48, width=48, k=12, iterations=200),
@@ -167,6 +170,7 @@ PAPER = dict(
         noises=(0.01, 0.03, 0.05, 0.07, 0.09),
         features=_FEATURES,
         frequency=20.0,
+        relu_ks=(10, 30, 70),
     ),
     image_dynamics=DynamicsSettings(
         run=replace(FULL, images=("plane",), seeds=(1,)),
@@ -174,7 +178,7 @@ PAPER = dict(
         every=100,
         products=20,
         ks=(30, 40, 50, 60, 70, 80, 90, 100),
-        root_ks=(30, 70, 100),
+        root_ks=(30, 40, 50, 60, 70, 80, 90, 100),
         noises=(0.05, 0.09),
     ),
     image_optimizer=OptimizerSettings(run=FULL, short=0.95, rates=(1e-4, 2e-4, 4e-4), restart=100),
