@@ -111,7 +111,7 @@ def roots(
     """
     plain = fit_image(target, "SepNN", study.run, seed, device).psnr[-1]
     rows = []
-    for k in study.root_ks:
+    for k in study.ks:
         last = found["SepNN"].eigenvalues[0][..., k - 1].mean()
         gains = {
             name: fit_image(target, "SepPGD", replace(study.run, k=k, g=g), seed, device).psnr[-1] - plain

@@ -57,7 +57,7 @@ def test_stability_needs_a_step(make_cp):
 def small():
     study = profiles.get("smoke").image_dynamics
     run = dataclasses.replace(study.run, size=12, rank=4, width=6, k=3, iterations=40)
-    return dataclasses.replace(study, run=run, every=20, products=5, ks=(2, 3), root_ks=(2, 3))
+    return dataclasses.replace(study, run=run, every=20, products=5, ks=(2, 3))
 
 
 @pytest.fixture(scope="module")
@@ -142,8 +142,8 @@ def test_roots_of_eigenvalues_stand_beside_their_unit(small, values):
     found = image_dynamics.courses(values, small, 0, CPU)
     table = image_dynamics.roots(found, values, small, 0, CPU).set_index("k")
     plain = fit_image(values, "SepNN", small.run, 0, CPU).psnr[-1]
-    assert tuple(table.index) == small.root_ks
-    for k in small.root_ks:
+    assert tuple(table.index) == small.ks
+    for k in small.ks:
         last = np.mean([found["SepNN"].eigenvalues[0, d, c, k - 1] for d in range(2) for c in range(3)])
         assert table["last"][k] == pytest.approx(last) and table.below[k] == pytest.approx(last / last**0.5)
         for name, g in (("g1", "flat"), ("g2", "sqrt"), ("g2 in units of lambda_k", "geometric")):

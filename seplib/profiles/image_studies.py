@@ -55,8 +55,7 @@ class DynamicsSettings:
         run: the image, the seed and what is not varied.
         variants: name of a run to its method and what it changes.
         every, products: see :func:`seplib.stability.course`.
-        ks: modulated eigenvalues of the runs whose gain is set beside the error's place.
-        root_ks: of those, the ones where g_2 is looked at.
+        ks: modulated eigenvalues of the runs with g_1 and g_2.
         noises: standard deviations of the runs that are stopped early.
     """
 
@@ -65,7 +64,6 @@ class DynamicsSettings:
     every: int
     products: int
     ks: tuple[int, ...]
-    root_ks: tuple[int, ...]
     noises: tuple[float, ...]
 
 
@@ -144,7 +142,6 @@ SMOKE = dict(
         every=50,
         products=10,
         ks=(4, 8, 12),
-        root_ks=(4, 12),
         noises=(0.09,),
     ),
     image_optimizer=OptimizerSettings(
@@ -178,7 +175,6 @@ PAPER = dict(
         every=100,
         products=20,
         ks=(30, 40, 50, 60, 70, 80, 90, 100),
-        root_ks=(30, 40, 50, 60, 70, 80, 90, 100),
         noises=(0.05, 0.09),
     ),
     image_optimizer=OptimizerSettings(run=FULL, short=0.95, rates=(1e-4, 2e-4, 4e-4), restart=100),
