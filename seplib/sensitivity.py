@@ -1,6 +1,6 @@
 """One setting of the image experiment varied at a time (Secs. A.1.4 and A.1.5, Tables 2-7)."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 from torch import Tensor
 
-from seplib import claims, metrics, ntk
+from seplib import claims, ntk
 from seplib.plotting import COLOURS
 from seplib.profiles.image_studies import SensitivitySettings
 from seplib.profiles.images import ImageSettings
@@ -140,41 +140,6 @@ def rectified(target: Tensor, study: SensitivitySettings, seed: int, device: tor
         psnr = fit_image(target, "SepPGD", replace(settings, k=k), seed, device).psnr
         ratio = (eigenvalues[..., -1] / eigenvalues[..., -k]).mean().item()
         rows.append({"k": k, "ratio": ratio, "PSNR": psnr[-1], "best": psnr.max(), "gain": psnr[-1] - plain})
-    return pd.DataFrame(rows)
-
-
-def compare_readings(
-    target: Tensor,
-    run: ImageSettings,
-    readings: Mapping[str, Mapping[str, Any]],
-    printed: float,
-    seed: int,
-    device: torch.device,
-) -> pd.DataFrame:
-    """Plain SepNN under every reading of what Sec. A.12 leaves open, beside the number that the paper prints.
-
-    Args:
-        target: ``(3, H, W)``.
-        run: settings that the readings change.
-        readings: name to what it changes.
-        printed: the paper's PSNR in dB.
-        seed: of the initial weights.
-        device: where to compute.
-
-    Returns:
-        One row a reading: ``PSNR`` of the last iteration, of the ``best`` one and of the last with its output ``clipped`` to
-        [0, 1], and ``distance`` of the first from the printed one, all in dB.
-    """
-    rows = []
-    for name, change in readings.items():
-        found = fit_image(target, "SepNN", replace(run, **change), seed, device)
-        clipped = metrics.psnr(torch.from_numpy(found.image).clamp(0, 1), target)
-        rows.append(
-            {
-                "reading": name, "PSNR": found.psnr[-1], "best": found.psnr.max(), "clipped": clipped,
-                "distance": abs(found.psnr[-1] - printed), "seconds": found.history.seconds[-1],
-            }
-        )  # fmt: skip
     return pd.DataFrame(rows)
 
 
