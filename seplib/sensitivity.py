@@ -264,16 +264,20 @@ def numbers(part: pd.DataFrame, column: str) -> dict[str, float | None]:
 
 
 def draw(found: pd.DataFrame) -> Figure:
-    """Gains over the varied setting, one panel for each of them, beside the paper's (Tables 2-7)."""
+    """Gains over the varied setting, one panel for each, of the last and between best iterations, beside the paper's (Tables 2-7)."""
     groups = list(found.groupby(["table", "varied"], sort=False))
     figure, panels = plt.subplots(2, -(-len(groups) // 2), figsize=(9.6, 5.6), squeeze=False)
     for axes, ((table, varied), group) in zip(panels.flat, groups):
         for colour, (row, part) in zip(("SepPGD", "MSK"), group.groupby("row", sort=False)):
-            axes.plot(part.value, part.ours, "o-", color=COLOURS[colour], markersize=4, label=row)
-            axes.plot(part.value, part.paper, "x:", color=COLOURS[colour], alpha=0.7)
+            values = [value.replace("fourier features", "Fourier") for value in part.value]
+            axes.plot(values, part.ours, "o-", color=COLOURS[colour], markersize=4, label=row)
+            axes.plot(values, part.best, "o", color=COLOURS[colour], markersize=6, markerfacecolor="none", alpha=0.7)
+            axes.plot(values, part.paper, "x:", color=COLOURS[colour], alpha=0.7)
         axes.axhline(0, color="#9aa3ad", linewidth=0.8)
-        axes.set(title=f"{table.replace('-', ' ').capitalize()}: {varied.split(' between')[0]}")
-        axes.tick_params(axis="x", labelrotation=30 if table == "table-5" else 0, labelsize=7)
+        axes.set(title=f"{table.replace('-', ' ').capitalize()}: {varied.split(' between')[0].split(' standard')[0]}")
+        axes.tick_params(axis="x", labelsize=7)
+        if table == "table-5":
+            plt.setp(axes.get_xticklabels(), rotation=35, ha="right", rotation_mode="anchor")
         if group.row.nunique() > 1:
             axes.legend(fontsize=8)
     for axes in panels.flat[len(groups) :]:
