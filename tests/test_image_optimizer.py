@@ -108,3 +108,42 @@ def test_a_restart_is_measured_by_what_the_short_memory_brings(small, images):
         )
         assert table.loc[method, ["usual", "restart", "short"]].tolist() == [usual, restart, short]
         assert table.share[method] == pytest.approx((restart - usual) / (short - usual))
+
+
+def test_a_period_as_long_as_the_run_leaves_it_with_the_first_preconditioner(small, images):
+    values = images[0].values
+    study = dataclasses.replace(small, periods=(10, 30))
+    found = image_optimizer.renewals(values, study, 0, CPU)
+    arguments = setups.run_arguments(values, "SepPGD", small.run, 0, CPU)
+    model, axes, optimizer, preconditioner = setups.prepare(values, *arguments[1:5])
+    first = {}
+
+    def constant(residual, iteration):
+        if not first:
+            first["S"] = preconditioner(residual, 0) is not None and preconditioner.operator()
+        return (first["S"].dense() @ residual.flatten(1)[..., None])[..., 0].view_as(residual)
+
+    history = training.fit(model, axes, values, optimizer, constant, iterations=30)
+    expected = -10 * np.log10(2 * np.array(history.loss).sum(1) / values.numel())
+    assert np.allclose(found[30].psnr, expected, atol=1e-2)
+    assert not np.allclose(found[10].psnr, expected, atol=1e-2)
+
+
+def test_the_table_of_renewals_has_what_follows_them():
+    psnr = np.linspace(10, 20, 61)
+    psnr[23] = 11.0  # within ten updates behind the renewal at 20
+    psnr[55] = 2.0  # not within ten behind 40
+    run = runs.ImageRun(training.History(), np.zeros(0), psnr, {})
+    table = image_optimizer.renewal_table({20: run, 60: run}).set_index("period")
+    assert table.preconditioners.tolist() == [3, 1] and np.isnan(table.fall[60])
+    assert table.fall[20] == pytest.approx(psnr[20] - 11.0) and table.best[20] == 20
+
+
+def test_once_stands_beside_renewed_for_every_image_and_memory(small, images):
+    table = image_optimizer.once_table(images, small, 0, CPU)
+    assert list(zip(table.image, table.beta2)) == [("one", 0.999), ("one", 0.95), ("two", 0.999), ("two", 0.95)]
+    changed = dataclasses.replace(small.run, beta2=0.95)
+    row = table.iloc[3]
+    assert row.SepNN == last(images[1].values, "SepNN", changed)
+    assert row.renewed == last(images[1].values, "SepPGD", changed)
+    assert row.once == last(images[1].values, "SepPGD", dataclasses.replace(changed, update_every=30))

@@ -76,12 +76,14 @@ class OptimizerSettings:
         short: the other averaging rate of Adam's second moments.
         rates: learning rates that are tried on the first image.
         restart: updates after which Adam forgets, see :class:`seplib.profiles.images.ImageSettings`.
+        periods: iterations between two preconditioners; one as long as the run leaves it with the first.
     """
 
     run: ImageSettings
     short: float
     rates: tuple[float, ...]
     restart: int
+    periods: tuple[int, ...]
 
 
 # Readings of what Sec. A.12 leaves open. The mean of the squares in place of their sum is a larger epsilon.
@@ -149,6 +151,7 @@ SMOKE = dict(
         short=0.95,
         rates=(5e-4, 1e-3),
         restart=20,
+        periods=(10, 50, 150, 200),
     ),
 )
 PAPER = dict(
@@ -177,5 +180,7 @@ PAPER = dict(
         ks=(30, 40, 50, 60, 70, 80, 90, 100),
         noises=(0.05, 0.09),
     ),
-    image_optimizer=OptimizerSettings(run=FULL, short=0.95, rates=(1e-4, 2e-4, 4e-4), restart=100),
+    image_optimizer=OptimizerSettings(
+        run=FULL, short=0.95, rates=(1e-4, 2e-4, 4e-4), restart=100, periods=(10, 300, 900, 1100, 1300)
+    ),
 )
