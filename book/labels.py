@@ -49,5 +49,5 @@ def reference(label: str, known: dict[str, Label]) -> str:
     if label not in known:
         return ""
     role, _, text = known[label]
-    text = text.replace("$", "")  # the text of a link is no place for a formula: it would show its source
+    text = text.replace("$", "")  # a link's text is not typeset; a letter without its dollars reads as it should
     return f"{{{role}}}`{text} <{label}>`" if text else f"{{{role}}}`{label}`"

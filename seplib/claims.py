@@ -75,27 +75,30 @@ def printed(table: str, method: str, value: str, varied: str | None = None) -> f
     >>> printed("table-3", "SepPGD", "500", varied="rank R")
     33.3
     """
-    frame = _printed()
-    rows = frame[(frame.table == table) & (frame.method == method) & (frame.value == str(value))]
-    if varied is not None:
-        rows = rows[rows.varied == varied]
-    if len(rows) != 1:
-        raise KeyError(
-            f"{len(rows)} numbers in {table} for method {method!r}, {varied or 'value'} {value!r}; one expected"
-        )
-    return float(rows.reported.iloc[0])
+    found = printed_or_nan(table, method, value, varied)
+    if math.isnan(found):
+        raise KeyError(f"0 numbers in {table} for method {method!r}, {varied or 'value'} {value!r}; one expected")
+    return found
 
 
 def printed_or_nan(table: str, method: str, value: str, varied: str | None = None) -> float:
     """As :func:`printed`, NaN where the paper prints nothing: most settings of the ``smoke`` profile (Tables 2-9).
 
+    Raises:
+        KeyError: the paper prints more than one such number.
+
     >>> printed_or_nan("table-3", "SepPGD", "12", varied="rank R")
     nan
     """
-    try:
-        return printed(table, method, value, varied)
-    except KeyError:
-        return float("nan")
+    frame = _printed()
+    rows = frame[(frame.table == table) & (frame.method == method) & (frame.value == str(value))]
+    if varied is not None:
+        rows = rows[rows.varied == varied]
+    if len(rows) > 1:
+        raise KeyError(
+            f"{len(rows)} numbers in {table} for method {method!r}, {varied or 'value'} {value!r}; one expected"
+        )
+    return float(rows.reported.iloc[0]) if len(rows) else float("nan")
 
 
 def verdict(cases: Mapping[str, bool]) -> str:

@@ -1,4 +1,4 @@
-"""Why the image runs end where they end: spikes, and the place of the error (Sec. A.1.4, Fig. 7)."""
+"""Why the image runs end where they end: spikes, the place of the error, the unit of g_2 (Sec. A.1.4, Fig. 7)."""
 
 from collections.abc import Sequence
 from dataclasses import replace

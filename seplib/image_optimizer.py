@@ -71,30 +71,32 @@ def tuned(rates: pd.DataFrame) -> pd.DataFrame:
     """Each method at the rate and memory that suit it best, of those in :func:`rate_table` (Sec. A.12).
 
     Returns:
-        One row a method: ``rate``, ``beta2``, ``PSNR`` in dB.
+        One row a method: ``rate``, ``beta2``, ``PSNR`` in dB, and whether the rate is at the ``edge`` of those tried, so that
+        one beyond may be better.
     """
-    best = {method: rates.loc[rates[method].idxmax()] for method in METHODS}
-    return pd.DataFrame(
-        [{"method": name, "rate": row.rate, "beta2": row.beta2, "PSNR": row[name]} for name, row in best.items()]
-    )
+    rows = []
+    for method in METHODS:
+        best = rates.loc[rates[method].idxmax()]
+        edge = best.rate in (rates.rate.min(), rates.rate.max())
+        rows.append({"method": method, "rate": best.rate, "beta2": best.beta2, "PSNR": best[method], "edge": edge})
+    return pd.DataFrame(rows)
 
 
 def restart_table(target: Tensor, study: OptimizerSettings, seed: int, device: torch.device) -> pd.DataFrame:
     """What it changes to make Adam forget once, with its usual memory otherwise, one seed (Sec. A.12).
 
     Returns:
-        One row a method: PSNR after the last update in dB as ``usual``, with one ``restart``, with the ``short`` memory; and
-        ``share``, what the restart brings of what the short memory does.
+        By what is done to ``Adam``: nothing, a restart after each of the study's numbers of updates, the short memory. PSNR
+        after the last update by method, in dB.
     """
-    changes = {"usual": {}, "restart": {"restart": study.restart}, "short": {"beta2": study.short}}
+    changes: dict[str, dict] = {"usual memory": {}}
+    changes |= {f"restart after {after}": {"restart": after} for after in study.restarts}
+    changes |= {"short memory": {"beta2": study.short}}
     rows = []
-    for method in METHODS:
-        last = {
-            name: fit_image(target, method, replace(study.run, **change), seed, device).psnr[-1]
-            for name, change in changes.items()
-        }
-        share = (last["restart"] - last["usual"]) / (last["short"] - last["usual"])
-        rows.append({"method": method} | last | {"share": share})
+    for name, change in changes.items():
+        settings = replace(study.run, **change)
+        last = {method: fit_image(target, method, settings, seed, device).psnr[-1] for method in METHODS}
+        rows.append({"Adam": name} | last)
     return pd.DataFrame(rows)
 
 

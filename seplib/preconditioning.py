@@ -89,7 +89,8 @@ def modulate(K: Tensor, k: int, g: str = "flat", solver: str = "full") -> Precon
         K: ``(E, n, n)`` symmetric positive semi-definite kernels.
         k: number of modulated eigenvalues, 1 to n.
         g: ``"flat"`` for g_1 (lambda_i becomes lambda_k), ``"sqrt"`` for g_2 (lambda_i becomes its square root), ``"geometric"``
-            for g_2 of the kernel divided by lambda_k (lambda_i becomes the geometric mean of both), which no unit can change.
+            for g_2 of the kernel divided by lambda_k (lambda_i becomes the geometric mean of lambda_i and lambda_k); like g_1 it
+            does not depend on the kernel's unit.
         solver: see :func:`top_eigenpairs`.
 
     Returns:

@@ -33,7 +33,7 @@ def compare(
 
     Returns:
         One row a reading: ``PSNR`` of the last iteration, of the ``best`` one and of the last with its output ``clipped`` to
-        [0, 1], and ``distance`` of the first from the printed one, all in dB.
+        [0, 1], and ``distance`` of the first from the printed one, all in dB; ``seconds`` of training.
     """
     rows = []
     for name, change in readings.items():

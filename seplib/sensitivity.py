@@ -95,7 +95,8 @@ def run_cells(target: Tensor, study: SensitivitySettings, seed: int, device: tor
     Returns:
         One row a cell: ``table``, ``varied``, ``value``, ``row``, ``PSNR`` of the last iteration and ``best PSNR`` in dB
         against the clean image, ``spread`` of the first over seeds (NaN for one), ``paper`` (NaN where it prints nothing),
-        ``seconds`` of training. The headline cells, with nothing varied, are means over ``study.run.seeds``.
+        ``seconds`` of training, ``run``, a number that cells share if they come from the same run. The headline cells, with
+        nothing varied, are means over ``study.run.seeds``.
     """
     runs: dict[tuple, list[ImageRun]] = {}
     rows = []
@@ -117,29 +118,34 @@ def run_cells(target: Tensor, study: SensitivitySettings, seed: int, device: tor
                 "table": cell.table, "varied": cell.varied, "value": cell.value, "row": cell.row, "PSNR": last.mean(),
                 "spread": last.std(ddof=1) if len(last) > 1 else np.nan,
                 "best PSNR": np.mean([psnr.max() for psnr in courses]), "paper": claims.printed_or_nan(cell.table, cell.row, cell.value, cell.varied),
-                "seconds": np.mean([run.history.seconds[-1] for run in runs[key]]),
+                "seconds": np.mean([run.history.seconds[-1] for run in runs[key]]), "run": list(runs).index(key),
             }
         )  # fmt: skip
     return pd.DataFrame(rows)
 
 
 def rectified(target: Tensor, study: SensitivitySettings, seed: int, device: torch.device) -> pd.DataFrame:
-    """SepPGD with ReLU and fewer modulated eigenvalues than Table 5 has.
+    """SepPGD with ReLU and up to as many modulated eigenvalues as Table 5 has, beside the sine of Table 2.
 
     Returns:
-        One row a ``k``: ``ratio``, lambda_1 / lambda_k of the initial factors' pseudo-NTKs, mean over axes and channels, by
-        which g_1 lowers the largest eigenvalue; PSNR after the last iteration, of the ``best`` one, and the last one's ``gain`` over
-        SepNN, all in dB.
+        One row an ``activation`` and ``k``: ``ratio``, lambda_1 / lambda_k of the initial factors' pseudo-NTKs, mean over axes and
+        channels, by which g_1 lowers the largest eigenvalue; PSNR after the last iteration, of the ``best`` one, and what both
+        gain over SepNN, ``gain`` and ``best gain``, all in dB.
     """
-    settings = replace(study.run, **ACTIVATIONS["relu"])
-    model, axes, _, _ = prepare(target.to(device), *run_arguments(target, "SepNN", settings, seed, device)[1:5])
-    eigenvalues = torch.stack([torch.linalg.eigvalsh(ntk.pseudo(f, x).double()) for f, x in zip(model.factors, axes)])
-    plain = fit_image(target, "SepNN", settings, seed, device).psnr[-1]
     rows = []
-    for k in study.relu_ks:
-        psnr = fit_image(target, "SepPGD", replace(settings, k=k), seed, device).psnr
-        ratio = (eigenvalues[..., -1] / eigenvalues[..., -k]).mean().item()
-        rows.append({"k": k, "ratio": ratio, "PSNR": psnr[-1], "best": psnr.max(), "gain": psnr[-1] - plain})
+    for name, ks in {"relu": study.relu_ks, "sin": study.ks}.items():
+        settings = replace(study.run, **ACTIVATIONS[name])
+        model, axes, _, _ = prepare(target.to(device), *run_arguments(target, "SepNN", settings, seed, device)[1:5])
+        kernels = torch.stack([ntk.pseudo(f, x).double() for f, x in zip(model.factors, axes)])
+        eigenvalues = torch.linalg.eigvalsh(kernels)
+        plain = fit_image(target, "SepNN", settings, seed, device).psnr
+        for k in ks:
+            psnr = fit_image(target, "SepPGD", replace(settings, k=k), seed, device).psnr
+            ratio = (eigenvalues[..., -1] / eigenvalues[..., -k]).mean().item()
+            rows.append(
+                {"activation": name, "k": k, "ratio": ratio, "PSNR": psnr[-1], "best": psnr.max()}
+                | {"gain": psnr[-1] - plain[-1], "best gain": psnr.max() - plain.max()}
+            )
     return pd.DataFrame(rows)
 
 
@@ -156,7 +162,7 @@ def gains(frame: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row for each SepPGD cell: ``table``, ``varied``, ``value``, ``row``, ``ours``, after the last iterations; ``best``, of
-        the best iteration over the best; ``paper``, ``difference`` of the paper's from ours.
+        the best iteration over the best; ``paper``; ``difference``, ours minus the paper's.
     """
     where = ["table", "varied", "value"]
     plain = frame[frame.row == "SepNN"][[*where, "PSNR", "best PSNR", "paper"]]
@@ -200,7 +206,7 @@ def summary(compared: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         By ``table``, ``varied`` and ``row``: how many ``cells`` and how many of them have either verdict; ``least`` and
-        ``largest`` gain, the least between best iterations, ``least best``, the paper's least and largest, all in dB.
+        ``largest`` gain, the same between best iterations, and the paper's, all in dB.
     """
     rows = []
     for (table, varied, row), part in found.groupby(["table", "varied", "row"], sort=False):
@@ -208,10 +214,34 @@ def summary(compared: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
         rows.append(
             {"table": table, "varied": varied, "row": row, "cells": len(part)}
             | {verdict: (verdicts == verdict).sum() for verdict in ("sign and size", "sign", "neither")}
-            | {"least": part.ours.min(), "largest": part.ours.max(), "least best": part.best.min()}
+            | {"least": part.ours.min(), "largest": part.ours.max()}
+            | {"best least": part.best.min(), "best largest": part.best.max()}
             | {"paper least": part.paper.min(), "paper largest": part.paper.max()}
         )
     return pd.DataFrame(rows)
+
+
+def totals(frame: pd.DataFrame, compared: pd.DataFrame, fall: float = 0.5) -> dict[str, int]:
+    """Counts over all of Tables 2 to 7, a run that stands in several cells counted once.
+
+    Args:
+        frame: of :func:`run_cells`.
+        compared: of :func:`compare`.
+        fall: in dB.
+
+    Returns:
+        Number of ``runs``, and of those that have ``fallen``, ended this far below their best; number of ``gains``, with the
+        paper's ``sign``, with its ``size`` too.
+    """
+    runs = frame.drop_duplicates("run")
+    verdicts = compared.verdict[runs.index]
+    return {
+        "runs": len(runs),
+        "fallen": int((runs["best PSNR"] - runs.PSNR > fall).sum()),
+        "gains": int((verdicts != "").sum()),
+        "sign": int(verdicts.isin(["sign", "sign and size"]).sum()),
+        "size": int((verdicts == "sign and size").sum()),
+    }
 
 
 def page(compared: pd.DataFrame, table: str) -> Styler:

@@ -27,6 +27,14 @@ def test_printed_numbers_are_unambiguous():
         claims.printed("table-6", "SepPGD", "701")
 
 
+def test_a_number_that_is_printed_twice_is_asked_for_in_vain(monkeypatch):
+    twice = pd.concat(2 * [claims._printed()])
+    monkeypatch.setattr(claims, "_printed", lambda: twice)
+    for ask in (claims.printed, claims.printed_or_nan):
+        with pytest.raises(KeyError, match="2 numbers in table-6 for method 'SepPGD', value '700'; one expected"):
+            ask("table-6", "SepPGD", "700")
+
+
 def test_verdicts_follow_the_cases():
     assert claims.verdict({"a": True, "b": True}) == "reproduced"
     assert claims.verdict({"a": True, "b": False}) == "partly"

@@ -68,18 +68,22 @@ def test_relu_is_tried_with_fewer_modulated_eigenvalues():
     small = profiles.get("smoke").image_sensitivity
     run = dataclasses.replace(small.run, size=12, rank=4, width=6, k=3, iterations=5)
     values = torch.rand(3, 12, 12, dtype=torch.float32)
-    study = dataclasses.replace(small, run=run, relu_ks=(1, 3))
-    table = sensitivity.rectified(values, study, 0, CPU).set_index("k")
+    study = dataclasses.replace(small, run=run, relu_ks=(1, 3), ks=(2,))
+    table = sensitivity.rectified(values, study, 0, CPU).set_index(["activation", "k"])
+    assert list(table.index) == [("relu", 1), ("relu", 3), ("sin", 2)]
     settings = dataclasses.replace(run, activation="relu", parametrization="torch")
-    plain = fit_image(values, "SepNN", settings, 0, CPU).psnr[-1]
-    run = fit_image(values, "SepPGD", dataclasses.replace(settings, k=1), 0, CPU)
-    assert table.ratio[1] == pytest.approx(1) and table.PSNR[1] == run.psnr[-1] and table.best[1] == run.psnr.max()
-    assert table.gain[1] == table.PSNR[1] - plain
+    for name, k, own in (("relu", 1, settings), ("relu", 3, settings), ("sin", 2, run)):
+        plain = fit_image(values, "SepNN", own, 0, CPU).psnr
+        psnr = fit_image(values, "SepPGD", dataclasses.replace(own, k=k), 0, CPU).psnr
+        row = table.loc[(name, k)]
+        assert psnr[-1] == row.PSNR and row.best == psnr.max()
+        assert row.gain == psnr[-1] - plain[-1] and row["best gain"] == psnr.max() - plain.max()
+    assert table.ratio["relu", 1] == pytest.approx(1)
     arguments = setups.run_arguments(values, "SepNN", settings, 0, CPU)
     model, axes, _, _ = setups.prepare(values, *arguments[1:5])
     kernels = [ntk.pseudo(f, x)[c].double().numpy() for f, x in zip(model.factors, axes) for c in range(3)]
     falling = [np.linalg.svd(K, compute_uv=False) for K in kernels]
-    assert table.ratio[3] == pytest.approx(np.mean([s[0] / s[2] for s in falling]), rel=1e-4)
+    assert table.ratio["relu", 3] == pytest.approx(np.mean([s[0] / s[2] for s in falling]), rel=1e-4)
 
 
 def table(name: str, rows: list[tuple]) -> pd.DataFrame:
@@ -121,14 +125,26 @@ def test_the_summary_counts_and_bounds_the_gains_of_each_row():
         [
             table("table-2", rows),
             table("table-3", [("30", "SepNN", 20, 25), ("30", "SepPGD", 24, 26)]),
+            table("table-3", [("30", "SepNN", 20, 25), ("30", "SepPGD", 19, 26)]).assign(varied="rank R"),
         ]
     ).assign(spread=0.1)
-    g1, g2, other = sensitivity.summary(sensitivity.compare(frame), sensitivity.gains(frame)).to_dict("records")
+    g1, g2, other, rank = sensitivity.summary(sensitivity.compare(frame), sensitivity.gains(frame)).to_dict("records")
     assert (g1["row"], g1["cells"], g1["sign and size"], g1["sign"], g1["neither"]) == ("SepPGD g1", 2, 1, 1, 0)
     assert (g2["sign and size"], g2["sign"], g2["neither"]) == (0, 1, 1)
-    assert (g1["least"], g1["largest"], g1["least best"]) == (2, 4, 3)
+    assert (g1["least"], g1["largest"], g1["best least"], g1["best largest"]) == (2, 4, 3, 5)
     assert (g2["least"], g2["paper least"], g2["paper largest"]) == (-1, 2, 3)
-    assert (other["table"], other["cells"], other["sign"]) == ("table-3", 1, 1)
+    assert (other["table"], other["varied"], other["cells"], other["sign"]) == ("table-3", "k", 1, 1)
+    assert (rank["varied"], rank["cells"], rank["neither"]) == ("rank R", 1, 1)
+
+
+def test_totals_count_a_run_once():
+    rows = [("30", "SepNN", 20, 25), ("30", "SepPGD", 24, 26), ("40", "SepNN", 20, 25), ("40", "SepPGD", 21.2, 26)]
+    frame = table("table-3", rows).assign(spread=0.1)
+    frame["best PSNR"] = [20, 24.4, 20, 21.8]
+    apart = sensitivity.totals(frame.assign(run=[0, 1, 2, 3]), sensitivity.compare(frame))
+    assert apart == {"runs": 4, "fallen": 1, "gains": 2, "sign": 2, "size": 1}
+    shared = sensitivity.totals(frame.assign(run=[0, 1, 0, 1]), sensitivity.compare(frame))
+    assert shared == {"runs": 2, "fallen": 0, "gains": 1, "sign": 1, "size": 0}
 
 
 def test_criteria_of_table_2():

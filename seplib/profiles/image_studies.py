@@ -1,4 +1,4 @@
-"""What the notebooks that study the image experiment can be told: its open settings, one setting at a time, its runs from inside (Tables 2-7)."""
+"""What the notebooks that study the image experiment can be told: its open settings, one setting at a time, its runs from inside, its optimizer (Tables 2-7)."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -55,8 +55,8 @@ class DynamicsSettings:
         run: the image, the seed and what is not varied.
         variants: name of a run to its method and what it changes.
         every, products: see :func:`seplib.stability.course`.
-        ks: modulated eigenvalues of the runs with g_1 and g_2.
-        noises: standard deviations of the runs that are stopped early.
+        ks: modulated eigenvalues of the runs with g_1, with g_2 and with its variant in units of lambda_k.
+        noises: standard deviations of the runs that a rule may stop or smooth.
     """
 
     run: ImageSettings
@@ -75,14 +75,14 @@ class OptimizerSettings:
         run: images, seeds and Adam as usual.
         short: the other averaging rate of Adam's second moments.
         rates: learning rates that are tried on the first image.
-        restart: updates after which Adam forgets, see :class:`seplib.profiles.images.ImageSettings`.
+        restarts: updates after which Adam forgets, a run each, see :class:`seplib.profiles.images.ImageSettings`.
         periods: iterations between two preconditioners; one as long as the run leaves it with the first.
     """
 
     run: ImageSettings
     short: float
     rates: tuple[float, ...]
-    restart: int
+    restarts: tuple[int, ...]
     periods: tuple[int, ...]
 
 
@@ -150,7 +150,7 @@ SMOKE = dict(
         run=replace(SMALL, size=48, seeds=(2, 1), rank=48, width=48, k=12, iterations=200),
         short=0.95,
         rates=(5e-4, 1e-3),
-        restart=20,
+        restarts=(20, 100),
         periods=(10, 50, 150, 200),
     ),
 )
@@ -181,6 +181,6 @@ PAPER = dict(
         noises=(0.05, 0.09),
     ),
     image_optimizer=OptimizerSettings(
-        run=FULL, short=0.95, rates=(1e-4, 2e-4, 4e-4), restart=100, periods=(10, 300, 900, 1100, 1300)
+        run=FULL, short=0.95, rates=(1e-4, 2e-4, 4e-4), restarts=(100, 650), periods=(10, 300, 900, 1100, 1300)
     ),
 )
