@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from seplib import denoising, metrics
+from seplib import denoising, metrics, profiles, sensitivity
 from seplib.runs import ImageRun
 from seplib.training import History
 
@@ -39,6 +39,18 @@ def test_total_variation_falls_until_the_noise_is_gone_and_no_further():
     assert torch.equal(denoising.smooth(clean, observed, 0.05), clean)  # farther away than that already
     with pytest.raises(ValueError, match=r"noise 2.0 is as large as what the image itself varies by, 0\.5"):
         denoising.smooth(observed, observed, 2.0)
+
+
+def test_noisy_runs_are_judged_by_the_clean_image():
+    study = profiles.get("smoke").image_dynamics
+    run = dataclasses.replace(study.run, size=32, rank=4, width=6, k=3, iterations=20)
+    clean, observed = stripes(0.1)[0], sensitivity.noisy(stripes(0.1)[0], 0.3, 0)
+    found = denoising.runs(clean, dataclasses.replace(study, run=run, noises=(0.3,)), 0, torch.device("cpu"))
+    assert list(found) == [(0.3, "SepNN"), (0.3, "SepPGD")]
+    for one in found.values():
+        output = torch.from_numpy(one.image)
+        assert one.history.metrics["judged"][-1] == pytest.approx(metrics.psnr(output, clean), abs=1e-3)
+        assert one.psnr[-1] == pytest.approx(metrics.psnr(output, observed), abs=1e-3)
 
 
 def test_the_table_of_noise_has_every_run_and_the_noisy_image():

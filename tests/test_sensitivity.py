@@ -90,7 +90,7 @@ def table(name: str, rows: list[tuple]) -> pd.DataFrame:
     varied = {"table-2": "k", "table-3": "k", "table-4": "iterations between preconditioner updates"}
     frame = pd.DataFrame(rows, columns=["value", "row", "PSNR", "paper"])
     other = {"table-5": "activation", "table-7": "noise standard deviation"}
-    best = frame.PSNR + (frame.row != "SepNN")  # only the preconditioned runs lose something at the end
+    best = frame.PSNR + 0.5 + (frame.row != "SepNN")  # all runs lose something at the end, the preconditioned ones more
     return frame.assign(table=name, varied=(varied | other)[name], **{"best PSNR": best})
 
 
@@ -133,8 +133,14 @@ def test_the_summary_counts_and_bounds_the_gains_of_each_row():
     assert (g2["sign and size"], g2["sign"], g2["neither"]) == (0, 1, 1)
     assert (g1["least"], g1["largest"], g1["best least"], g1["best largest"]) == (2, 4, 3, 5)
     assert (g2["least"], g2["paper least"], g2["paper largest"]) == (-1, 2, 3)
-    assert (other["table"], other["varied"], other["cells"], other["sign"]) == ("table-3", "k", 1, 1)
-    assert (rank["varied"], rank["cells"], rank["neither"]) == ("rank R", 1, 1)
+    assert (other["table"], other["varied"], other["cells"], other["sign"], other["neither"]) == (
+        "table-3",
+        "k",
+        1,
+        1,
+        0,
+    )
+    assert (rank["varied"], rank["cells"], rank["sign"], rank["neither"]) == ("rank R", 1, 0, 1)
 
 
 def test_totals_count_a_run_once():
