@@ -13,6 +13,7 @@ from torch import Tensor
 from seplib import claims
 from seplib.plotting import COLOURS
 from seplib.profiles.image_studies import DynamicsSettings
+from seplib.profiles.images import ImageSettings
 from seplib.runs import fit_image
 from seplib.stability import Course, course
 
@@ -39,30 +40,33 @@ def spikes(psnr: np.ndarray) -> np.ndarray:
     return lost.nonzero()[0]
 
 
-def course_table(found: dict[str, Course], update_every: int) -> pd.DataFrame:
+def course_table(found: dict[str, Course], run: ImageSettings) -> pd.DataFrame:
     """How each variant ends, what its spikes cost, and how close to the edge of stability it runs (Fig. 7).
 
     Args:
         found: of :func:`courses`.
-        update_every: updates that one preconditioner serves.
+        run: their settings; k and the updates that one preconditioner serves.
 
     Returns:
         One row a variant: PSNR of the last and of the ``best`` update in dB; median and maximum, over looks in the second half,
         of the least stable channel's :func:`seplib.stability.stability`; number of ``spikes``, the ``largest`` in dB, the
         median ``gap`` in updates between one and the next, the share ``at renewal``, in an update with a new preconditioner;
-        ``below``, updates that end more than :data:`SPIKE` under an earlier PSNR; ``pace`` of the last hundred updates in dB.
+        ``below``, updates that end more than :data:`SPIKE` under an earlier PSNR; ``pace`` of the last hundred updates in dB;
+        lambda_1 / lambda_k of the factors' pseudo-NTKs at the first and the last look, mean over axes and channels.
     """
     rows = []
     for name, one in found.items():
         at, fallen = spikes(one.psnr), np.maximum.accumulate(one.psnr) - one.psnr
+        ratio = (one.eigenvalues[..., 0] / one.eigenvalues[..., run.k - 1]).mean((1, 2))
         late = one.stability[len(one.moments) // 2 :].max(1)
         rows.append(
             {
                 "run": name, "PSNR": one.psnr[-1], "best PSNR": one.psnr.max(), "stability": np.median(late),
                 "stability max": late.max(), "spikes": len(at), "largest": (-np.diff(one.psnr))[at].max(initial=0.0),
                 "gap": np.median(np.diff(at)) if len(at) > 1 else np.nan,
-                "at renewal": (at % update_every == 0).mean() if len(at) else np.nan,
+                "at renewal": (at % run.update_every == 0).mean() if len(at) else np.nan,
                 "below": (fallen[len(fallen) // 10 :] > SPIKE).sum(), "pace": one.psnr[-1] - one.psnr[-101:][0],
+                "first ratio": ratio[0], "last ratio": ratio[-1],
             }
         )  # fmt: skip
     return pd.DataFrame(rows)

@@ -74,7 +74,7 @@ def test_a_course_is_the_run_it_looks_into(small, values):
     assert np.allclose(one.energy[-1], energy, rtol=1e-4)
     assert one.eigenvalues.shape == (2, 2, 3, 12) and (np.diff(one.eigenvalues) <= 0).all()
     assert (np.diff(one.inside) >= -1e-6).all() and np.allclose(one.inside[..., -1], 1)
-    table = image_dynamics.course_table(found, small.run.update_every).set_index("run")
+    table = image_dynamics.course_table(found, small.run).set_index("run")
     assert table.PSNR["SepPGD"] == run.psnr[-1] and list(table.index) == list(small.variants)
 
 
@@ -111,15 +111,18 @@ def test_the_table_of_courses_measures_the_spikes():
     psnr = np.linspace(5, 10, 201)
     psnr[[51, 53, 61]] -= [2, 3, 1]  # losses in the updates 50, 52 and 60, counted from 0
     psnr[110:120] -= 1  # one loss, and ten updates below what was reached
+    eigenvalues = np.array([[[[8.0, 4, 2]], [[8, 2, 1]]], [[[6, 6, 3]], [[6, 6, 2]]]])  # looks, axes, channels
     one = stability.Course(
-        psnr, np.array([100, 200]), np.array([[0.2, 0.3], [0.9, 0.8]]), *(np.zeros(0) for _ in range(4))
+        psnr, np.array([100, 200]), np.array([[0.2, 0.3], [0.9, 0.8]]), eigenvalues, *(np.zeros(0) for _ in range(3))
     )
-    row = image_dynamics.course_table({"SepPGD": one}, 10).iloc[0]
+    settings = dataclasses.replace(profiles.get("smoke").image_dynamics.run, k=2, update_every=10)
+    row = image_dynamics.course_table({"SepPGD": one}, settings).iloc[0]
+    assert (row["first ratio"], row["last ratio"]) == (3, 1)
     assert (row.spikes, row.gap, row["at renewal"], row.below) == (4, 8, 0.5, 13)
     assert row.largest == pytest.approx(3 - 5 / 200) and row.pace == pytest.approx(2.5)
     assert (row.stability, row["stability max"]) == (0.9, 0.9)
     smooth = dataclasses.replace(one, psnr=np.linspace(5, 10, 201))
-    row = image_dynamics.course_table({"SepNN": smooth}, 10).iloc[0]
+    row = image_dynamics.course_table({"SepNN": smooth}, settings).iloc[0]
     assert (row.spikes, row.largest, row.below) == (0, 0, 0) and np.isnan(row.gap)
 
 
