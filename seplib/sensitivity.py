@@ -212,13 +212,17 @@ def summary(compared: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
     for (table, varied, row), part in found.groupby(["table", "varied", "row"], sort=False):
         verdicts = compared[(compared.table == table) & (compared.varied == varied) & (compared.row == row)].verdict
         rows.append(
-            {"table": table, "varied": varied, "row": row, "cells": len(part)}
+            {"table": table, "varied": _short(varied), "row": row, "cells": len(part)}
             | {verdict: (verdicts == verdict).sum() for verdict in ("sign and size", "sign", "neither")}
             | {"least": part.ours.min(), "largest": part.ours.max()}
             | {"best least": part.best.min(), "best largest": part.best.max()}
             | {"paper least": part.paper.min(), "paper largest": part.paper.max()}
         )
     return pd.DataFrame(rows)
+
+
+def _short(varied: str) -> str:
+    return varied.split(" between")[0].split(" standard")[0]
 
 
 def totals(frame: pd.DataFrame, compared: pd.DataFrame, fall: float = 0.5) -> dict[str, int]:
@@ -304,7 +308,7 @@ def draw(found: pd.DataFrame) -> Figure:
             axes.plot(values, part.best, "o", color=COLOURS[colour], markersize=6, markerfacecolor="none", alpha=0.7)
             axes.plot(values, part.paper, "x:", color=COLOURS[colour], alpha=0.7)
         axes.axhline(0, color="#9aa3ad", linewidth=0.8)
-        axes.set(title=f"{table.replace('-', ' ').capitalize()}: {varied.split(' between')[0].split(' standard')[0]}")
+        axes.set(title=f"{table.replace('-', ' ').capitalize()}: {_short(varied)}")
         axes.tick_params(axis="x", labelsize=7)
         if table == "table-5":
             plt.setp(axes.get_xticklabels(), rotation=35, ha="right", rotation_mode="anchor")
