@@ -181,6 +181,6 @@ PAPER = dict(
         noises=(0.05, 0.09),
     ),
     image_optimizer=OptimizerSettings(
-        run=FULL, short=0.95, rates=(1e-4, 2e-4, 4e-4), restarts=(100, 650), periods=(10, 300, 900, 1100, 1300)
+        run=FULL, short=0.95, rates=(1e-4, 3e-4), restarts=(100, 650), periods=(10, 300, 900, 1100, 1300)
     ),
 )
