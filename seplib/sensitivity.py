@@ -300,7 +300,7 @@ def numbers(part: pd.DataFrame, column: str) -> dict[str, float | None]:
 def draw(found: pd.DataFrame) -> Figure:
     """Gains over the varied setting, one panel for each, of the last and between best iterations, beside the paper's (Tables 2-7)."""
     groups = list(found.groupby(["table", "varied"], sort=False))
-    figure, panels = plt.subplots(2, -(-len(groups) // 2), figsize=(9.6, 5.6), squeeze=False)
+    figure, panels = plt.subplots(-(-len(groups) // 2), 2, figsize=(7.0, 1.1 + 1.1 * len(groups)), squeeze=False)
     for axes, ((table, varied), group) in zip(panels.flat, groups):
         for colour, (row, part) in zip(("SepPGD", "MSK"), group.groupby("row", sort=False)):
             values = [value.replace("fourier features", "Fourier") for value in part.value]
