@@ -13,6 +13,7 @@ from torch import Tensor
 from seplib import representation
 from seplib.plotting import COLOURS, band
 from seplib.profiles.image_studies import OptimizerSettings
+from seplib.profiles.images import ImageSettings
 from seplib.representation import Study
 from seplib.runs import METHODS, ImageRun, fit_image
 from seplib.targets import ImageTarget
@@ -52,19 +53,41 @@ def memory_table(targets: Sequence[ImageTarget], runs: dict[float, Study]) -> pd
     return pd.DataFrame(rows)
 
 
+def _ends(target: Tensor, settings: ImageSettings, seed: int, device: torch.device) -> dict[str, float]:
+    """PSNR after the last update of SepNN and of SepPGD with a preconditioner renewed as usual and with its first one alone."""
+    once = replace(settings, update_every=settings.iterations)
+    kinds = {"SepNN": ("SepNN", settings), "SepPGD": ("SepPGD", settings), "SepPGD, once": ("SepPGD", once)}
+    return {name: fit_image(target, *kind, seed, device).psnr[-1] for name, kind in kinds.items()}
+
+
+def once_table(
+    targets: Sequence[ImageTarget], study: OptimizerSettings, seed: int, device: torch.device
+) -> pd.DataFrame:
+    """The preconditioner of the initial kernels for the whole run, against one that is renewed, one seed (Table 4).
+
+    Returns:
+        One row an image and memory: ``image``, ``beta2``; PSNR after the last update in dB of SepNN, of SepPGD renewed every
+        ``study.run.update_every`` iterations, and of SepPGD with a preconditioner computed once.
+    """
+    return pd.DataFrame(
+        {"image": target.name, "beta2": beta2} | _ends(target.values, replace(study.run, beta2=beta2), seed, device)
+        for target in targets
+        for beta2 in (study.run.beta2, study.short)
+    )
+
+
 def rate_table(target: Tensor, study: OptimizerSettings, seed: int, device: torch.device) -> pd.DataFrame:
     """PSNR after the last update in dB by learning rate and memory, one seed (Sec. A.12).
 
     Returns:
-        One row a rate and memory: ``rate``, ``beta2``, a column a method, ``gain``.
+        One row a rate and memory: ``rate``, ``beta2``, and the columns of :func:`once_table`.
     """
-    rows = []
-    for rate in study.rates:
-        for beta2 in (study.run.beta2, study.short):
-            settings = replace(study.run, learning_rate=rate, beta2=beta2)
-            last = {method: fit_image(target, method, settings, seed, device).psnr[-1] for method in METHODS}
-            rows.append({"rate": rate, "beta2": beta2} | last | {"gain": last["SepPGD"] - last["SepNN"]})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(
+        {"rate": rate, "beta2": beta2}
+        | _ends(target, replace(study.run, learning_rate=rate, beta2=beta2), seed, device)
+        for rate in study.rates
+        for beta2 in (study.run.beta2, study.short)
+    )
 
 
 def tuned(rates: pd.DataFrame) -> pd.DataFrame:
@@ -75,7 +98,7 @@ def tuned(rates: pd.DataFrame) -> pd.DataFrame:
         one beyond may be better.
     """
     rows = []
-    for method in METHODS:
+    for method in rates.columns[2:]:
         best = rates.loc[rates[method].idxmax()]
         edge = best.rate in (rates.rate.min(), rates.rate.max())
         rows.append({"method": method, "rate": best.rate, "beta2": best.beta2, "PSNR": best[method], "edge": edge})
@@ -126,29 +149,6 @@ def renewal_table(runs: dict[int, ImageRun]) -> pd.DataFrame:
             {"period": period, "preconditioners": 1 + len(at), "PSNR": run.psnr[-1], "best": run.psnr.max()}
             | {"fall": max(falls, default=np.nan)}
         )
-    return pd.DataFrame(rows)
-
-
-def once_table(
-    targets: Sequence[ImageTarget], study: OptimizerSettings, seed: int, device: torch.device
-) -> pd.DataFrame:
-    """The preconditioner of the initial kernels for the whole run, against one that is renewed, one seed (Table 4).
-
-    Returns:
-        One row an image and memory: ``image``, ``beta2``; PSNR after the last update of ``SepNN``, of SepPGD ``renewed`` every
-        ``study.run.update_every`` iterations and computed ``once``, in dB.
-    """
-    rows = []
-    for target in targets:
-        for beta2 in (study.run.beta2, study.short):
-            settings = replace(study.run, beta2=beta2)
-            kinds = {
-                "SepNN": ("SepNN", settings),
-                "renewed": ("SepPGD", settings),
-                "once": ("SepPGD", replace(settings, update_every=study.run.iterations)),
-            }
-            last = {name: fit_image(target.values, *kind, seed, device).psnr[-1] for name, kind in kinds.items()}
-            rows.append({"image": target.name, "beta2": beta2} | last)
     return pd.DataFrame(rows)
 
 
