@@ -94,14 +94,12 @@ def tuned(rates: pd.DataFrame) -> pd.DataFrame:
     """Each method at the rate and memory that suit it best, of those in :func:`rate_table` (Sec. A.12).
 
     Returns:
-        One row a method: ``rate``, ``beta2``, ``PSNR`` in dB, and whether the rate is at the ``edge`` of those tried, so that
-        one beyond may be better.
+        One row a method: ``rate``, ``beta2``, ``PSNR`` in dB.
     """
     rows = []
     for method in rates.columns[2:]:
         best = rates.loc[rates[method].idxmax()]
-        edge = best.rate in (rates.rate.min(), rates.rate.max())
-        rows.append({"method": method, "rate": best.rate, "beta2": best.beta2, "PSNR": best[method], "edge": edge})
+        rows.append({"method": method, "rate": best.rate, "beta2": best.beta2, "PSNR": best[method]})
     return pd.DataFrame(rows)
 
 
