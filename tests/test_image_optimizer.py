@@ -139,6 +139,7 @@ def test_the_table_of_renewals_has_what_follows_them():
     table = image_optimizer.renewal_table({20: run, 60: run}).set_index("period")
     assert table.preconditioners.tolist() == [3, 1] and np.isnan(table.fall[60])
     assert table.fall[20] == pytest.approx(psnr[20] - 11.0) and table.best[20] == 20
+    assert table.quarter[20] == psnr[15]
 
 
 def test_once_stands_beside_renewed_for_every_image_and_memory(small, images):
