@@ -12,9 +12,8 @@ from matplotlib.figure import Figure
 from seplib.plotting import COLOURS
 from seplib.profiles.images import ConvergenceSettings, ImageSettings
 from seplib.runs import ImageRun, fit_image, update_seconds
-from seplib.sensitivity import noisy
 from seplib.setups import SMALL_METHODS
-from seplib.targets import ImageTarget
+from seplib.targets import ImageTarget, noisy
 
 Runs = dict[tuple[str, str], ImageRun]
 

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from seplib import metrics
 from seplib.plotting import COLOURS
-from seplib.profiles.image_studies import DynamicsSettings
+from seplib.profiles.image_studies import NoiseSettings
 from seplib.runs import METHODS, ImageRun, fit_image
-from seplib.sensitivity import noisy
+from seplib.targets import noisy
 
 
-def runs(target: Tensor, study: DynamicsSettings, seed: int, device: torch.device) -> dict[tuple[float, str], ImageRun]:
+def runs(target: Tensor, study: NoiseSettings, seed: int, device: torch.device) -> dict[tuple[float, str], ImageRun]:
     """Table 7's runs by noise and method: trained on the noisy image, judged by the clean one every ten updates."""
     return {
         (noise, method): fit_image(

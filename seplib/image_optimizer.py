@@ -40,14 +40,14 @@ def memory_table(targets: Sequence[ImageTarget], runs: dict[float, Study]) -> pd
         One row an image and memory: ``image``, ``beta2``, a column a method, ``gain`` of SepPGD over SepNN and its standard
         deviation over seeds, ``spread``, NaN for one seed.
     """
+    gains = {beta2: representation.gains(targets, study) for beta2, study in runs.items()}
     rows = []
     for target in targets:
         for beta2, study in runs.items():
-            last = {method: np.array([run.psnr[-1] for run in study[target.name, method]]) for method in METHODS}
-            gain = last["SepPGD"] - last["SepNN"]
+            gain = gains[beta2][target.name]
             rows.append(
                 {"image": target.name, "beta2": beta2}
-                | {method: psnr.mean() for method, psnr in last.items()}
+                | {method: np.mean([run.psnr[-1] for run in study[target.name, method]]) for method in METHODS}
                 | {"gain": gain.mean(), "spread": gain.std(ddof=1) if len(gain) > 1 else np.nan}
             )
     return pd.DataFrame(rows)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
@@ -52,6 +53,19 @@ def condition_numbers(phi: Tensor, S: Tensor) -> tuple[float, float]:
     plain = torch.linalg.svdvals(phi)
     values = torch.linalg.svdvals(torch.linalg.cholesky(S).mT @ phi)
     return ((plain[0] / plain[-1]) ** 2).item(), ((values[0] / values[-1]) ** 2).item()
+
+
+def top_ratio(eigenvalues: np.ndarray, k: int) -> float:
+    """lambda_1 / lambda_k, by which g_1 lowers the largest eigenvalue (Sec. A.1.4).
+
+    Args:
+        eigenvalues: ``(..., n)``, falling; the mean is over all axes but the last.
+        k: number of modulated eigenvalues.
+
+    >>> top_ratio(np.array([[8.0, 4.0, 2.0], [8.0, 2.0, 1.0]]), k=2)
+    3.0
+    """
+    return float((eigenvalues[..., 0] / eigenvalues[..., k - 1]).mean())
 
 
 def random_instances(

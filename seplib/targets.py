@@ -172,3 +172,11 @@ def truncate(values: Tensor, rank: int) -> Float[Tensor, "C H W"]:
         raise ValueError(f"rank must be between 1 and {min(values.shape[1:])}, got {rank}")
     U, s, V = torch.linalg.svd(values.double(), full_matrices=False)
     return ((U[..., :rank] * s[:, None, :rank]) @ V[:, :rank]).to(values.dtype)
+
+
+def noisy(values: Tensor, deviation: float, seed: int) -> Tensor:
+    """An image with Gaussian noise of this standard deviation, not clipped; the same draw at every deviation (Table 7)."""
+    if not deviation:
+        return values
+    generator = torch.Generator().manual_seed(1000 + seed)
+    return values + deviation * torch.randn(values.shape, generator=generator, dtype=torch.float64).to(values.dtype)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from seplib import denoising, metrics, profiles, sensitivity
+from seplib import denoising, metrics, profiles, targets
 from seplib.runs import ImageRun
 from seplib.training import History
 
@@ -42,9 +42,9 @@ def test_total_variation_falls_until_the_noise_is_gone_and_no_further():
 
 
 def test_noisy_runs_are_judged_by_the_clean_image():
-    study = profiles.get("smoke").image_dynamics
+    study = profiles.get("smoke").image_noise
     run = dataclasses.replace(study.run, size=32, rank=4, width=6, k=3, iterations=20)
-    clean, observed = stripes(0.1)[0], sensitivity.noisy(stripes(0.1)[0], 0.3, 0)
+    clean, observed = stripes(0.1)[0], targets.noisy(stripes(0.1)[0], 0.3, 0)
     found = denoising.runs(clean, dataclasses.replace(study, run=run, noises=(0.3,)), 0, torch.device("cpu"))
     assert list(found) == [(0.3, "SepNN"), (0.3, "SepPGD")]
     for one in found.values():

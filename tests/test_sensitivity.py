@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from seplib import claims, ntk, profiles, sensitivity, setups
+from seplib import claims, ntk, profiles, sensitivity, sensitivity_tables, setups, targets
 from seplib.runs import fit_image
 
 CPU = torch.device("cpu")
@@ -35,9 +35,9 @@ def test_a_cell_changes_what_its_table_says_and_nothing_else():
 
 def test_noise_is_the_same_draw_at_every_deviation():
     values = torch.rand(3, 64, 64)
-    little, much = (sensitivity.noisy(values, s, 3) - values for s in (0.01, 0.05))
+    little, much = (targets.noisy(values, s, 3) - values for s in (0.01, 0.05))
     assert torch.allclose(5 * little, much) and little.std() == pytest.approx(0.01, rel=0.05)
-    assert sensitivity.noisy(values, 0.0, 3) is values
+    assert targets.noisy(values, 0.0, 3) is values
 
 
 def test_cells_of_a_study_share_runs_and_noise_is_judged_by_the_clean_image(monkeypatch):
@@ -59,7 +59,7 @@ def test_cells_of_a_study_share_runs_and_noise_is_judged_by_the_clean_image(monk
     assert plain.spread.iloc[0] == pytest.approx(abs(head[0] - head[1]) / 2**0.5)
     assert frame[frame.table == "table-7"].spread.isna().all()
     noisy = frame[frame.table == "table-7"].iloc[0]
-    fitted = fit_image(sensitivity.noisy(values, 0.3, 0), "SepNN", run, 0, CPU)
+    fitted = fit_image(targets.noisy(values, 0.3, 0), "SepNN", run, 0, CPU)
     judged = -10 * ((torch.from_numpy(fitted.image) - values).double().square().mean()).log10().item()
     assert abs(noisy.PSNR - judged) < 1e-4
 
@@ -95,7 +95,7 @@ def table(name: str, rows: list[tuple]) -> pd.DataFrame:
 
 
 def test_gains_are_over_the_plain_network_of_the_same_column():
-    found = sensitivity.gains(
+    found = sensitivity_tables.gains(
         table(
             "table-3",
             [("30", "SepNN", 20, 25), ("30", "SepPGD", 24, 26), ("40", "SepNN", 21, 25), ("40", "SepPGD", 20, 28)],
@@ -113,7 +113,7 @@ def test_every_cell_has_its_own_verdict():
         ("60", "SepNN", 20, 25),
         ("60", "SepPGD", 21, float("nan")),
     ]
-    found = sensitivity.compare(table("table-3", rows).assign(spread=0.1))
+    found = sensitivity_tables.compare(table("table-3", rows).assign(spread=0.1))
     assert found.verdict.tolist() == ["", "sign", "", "neither", "", "sign and size", "", ""]
     assert found.difference.tolist()[:4] == [-5, -2, -4, -8] and found.gain.tolist()[1::2] == [4, -1, 2, 1]
 
@@ -128,7 +128,9 @@ def test_the_summary_counts_and_bounds_the_gains_of_each_row():
             table("table-3", [("30", "SepNN", 20, 25), ("30", "SepPGD", 19, 26)]).assign(varied="rank R"),
         ]
     ).assign(spread=0.1)
-    g1, g2, other, rank = sensitivity.summary(sensitivity.compare(frame), sensitivity.gains(frame)).to_dict("records")
+    g1, g2, other, rank = sensitivity_tables.summary(
+        sensitivity_tables.compare(frame), sensitivity_tables.gains(frame)
+    ).to_dict("records")
     assert (g1["row"], g1["cells"], g1["sign and size"], g1["sign"], g1["neither"]) == ("SepPGD g1", 2, 1, 1, 0)
     assert (g2["sign and size"], g2["sign"], g2["neither"]) == (0, 1, 1)
     assert (g1["least"], g1["largest"], g1["best least"], g1["best largest"]) == (2, 4, 3, 5)
@@ -147,17 +149,17 @@ def test_totals_count_a_run_once():
     rows = [("30", "SepNN", 20, 25), ("30", "SepPGD", 24, 26), ("40", "SepNN", 20, 25), ("40", "SepPGD", 21.2, 26)]
     frame = table("table-3", rows).assign(spread=0.1)
     frame["best PSNR"] = [20, 24.4, 20, 21.8]
-    apart = sensitivity.totals(frame.assign(run=[0, 1, 2, 3]), sensitivity.compare(frame))
+    apart = sensitivity_tables.totals(frame.assign(run=[0, 1, 2, 3]), sensitivity_tables.compare(frame))
     assert apart == {"runs": 4, "fallen": 1, "gains": 2, "sign": 2, "size": 1}
-    shared = sensitivity.totals(frame.assign(run=[0, 1, 0, 1]), sensitivity.compare(frame))
+    shared = sensitivity_tables.totals(frame.assign(run=[0, 1, 0, 1]), sensitivity_tables.compare(frame))
     assert shared == {"runs": 2, "fallen": 0, "gains": 1, "sign": 1, "size": 0}
 
 
 def test_criteria_of_table_2():
     rows = [("60", "SepNN", 25, 26), ("60", "SepPGD g1", 31, 33), ("60", "SepPGD g2", 30, 30)]
-    assert all(sensitivity.cases("table-2", table("table-2", rows)).values())
+    assert all(sensitivity_tables.cases("table-2", table("table-2", rows)).values())
     rows[1] = ("60", "SepPGD g1", 29, 33)
-    held = sensitivity.cases("table-2", table("table-2", rows))
+    held = sensitivity_tables.cases("table-2", table("table-2", rows))
     assert not held["k = 60: g1 above g2"] and not held["gains differ by at most 1.5 dB on average"]
     assert held["SepPGD g1, k 60: gain of the paper's sign"]
 
@@ -168,9 +170,9 @@ def test_criteria_of_table_4():
         for p, ours in (("10", 30.0), ("100", 29.5))
         for row, psnr in (("SepNN", 25), ("SepPGD", ours))
     ]
-    assert all(sensitivity.cases("table-4", table("table-4", rows)).values())
+    assert all(sensitivity_tables.cases("table-4", table("table-4", rows)).values())
     rows[3] = ("100", "SepPGD", 28.9, 28.9)
-    held = sensitivity.cases("table-4", table("table-4", rows))
+    held = sensitivity_tables.cases("table-4", table("table-4", rows))
     assert not held["spread over the periods at most 1 dB"] and not held["period 100: gain at least 4 dB"]
 
 
@@ -181,15 +183,15 @@ def test_criteria_of_table_5():
         ("relu", "SepNN", 18, 18.2),
         ("relu", "SepPGD", 19, 20),
     ]
-    assert all(sensitivity.cases("table-5", table("table-5", rows)).values())
+    assert all(sensitivity_tables.cases("table-5", table("table-5", rows)).values())
     rows[2], rows[3] = ("relu", "SepNN", 27, 18.2), ("relu", "SepPGD", 26, 20)
-    held = sensitivity.cases("table-5", table("table-5", rows))
+    held = sensitivity_tables.cases("table-5", table("table-5", rows))
     assert not held["SepNN: order of the activations"] and held["SepPGD: order of the activations"]
     assert not held["SepPGD, activation relu: gain of the paper's sign"]
 
 
 def test_a_loss_in_the_paper_must_be_a_loss_here():
     rows = [("0.09", "SepNN", 25, 25.29), ("0.09", "SepPGD", 24, 25.06)]
-    assert all(sensitivity.cases("table-7", table("table-7", rows)).values())
+    assert all(sensitivity_tables.cases("table-7", table("table-7", rows)).values())
     rows[1] = ("0.09", "SepPGD", 26, 25.06)
-    assert not any(sensitivity.cases("table-7", table("table-7", rows)).values())
+    assert not any(sensitivity_tables.cases("table-7", table("table-7", rows)).values())

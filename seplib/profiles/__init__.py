@@ -29,6 +29,7 @@ class Profile:
     image_settings: image_studies.ReadingSettings
     image_sensitivity: image_studies.SensitivitySettings
     image_dynamics: image_studies.DynamicsSettings
+    image_noise: image_studies.NoiseSettings
     image_optimizer: image_studies.OptimizerSettings
     kernel_ridge: preconditioning.RidgeSettings
     non_grid: preconditioning.ScatteredSettings

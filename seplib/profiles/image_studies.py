@@ -1,4 +1,4 @@
-"""What the notebooks that study the image experiment can be told: its open settings, one setting at a time, its runs from inside, its optimizer (Tables 2-7)."""
+"""What the notebooks that study the image experiment can be told: its open settings, one setting at a time, its runs from inside, noise, its optimizer (Tables 2-7)."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -49,14 +49,13 @@ class SensitivitySettings:
 
 @dataclass(frozen=True)
 class DynamicsSettings:
-    """Image runs looked at from inside (Secs. A.1.4 and A.1.5: what Table 2 and Table 7 leave unexplained).
+    """Image runs looked at from inside (Sec. A.1.4: what Table 2 leaves unexplained).
 
     Attributes:
         run: the image, the seed and what is not varied.
         variants: name of a run to its method and what it changes.
         every, products: see :func:`seplib.stability.course`.
         ks: modulated eigenvalues of the runs with g_1, with g_2 and with its variant in units of lambda_k.
-        noises: standard deviations of the runs that a rule may stop or smooth.
     """
 
     run: ImageSettings
@@ -64,6 +63,18 @@ class DynamicsSettings:
     every: int
     products: int
     ks: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class NoiseSettings:
+    """Noisy images, stopped or smoothed (Sec. A.1.5: what Table 7 leaves to later work).
+
+    Attributes:
+        run: the image and its training.
+        noises: standard deviations.
+    """
+
+    run: ImageSettings
     noises: tuple[float, ...]
 
 
@@ -144,6 +155,9 @@ SMOKE = dict(
         every=50,
         products=10,
         ks=(4, 8, 12),
+    ),
+    image_noise=NoiseSettings(
+        run=replace(SMALL, images=("astronaut",), size=48, seeds=(1,), rank=48, width=48, k=12, iterations=200),
         noises=(0.09,),
     ),
     image_optimizer=OptimizerSettings(
@@ -178,8 +192,8 @@ PAPER = dict(
         every=100,
         products=20,
         ks=(30, 40, 50, 60, 70, 80, 90, 100),
-        noises=(0.05, 0.09),
     ),
+    image_noise=NoiseSettings(run=replace(FULL, images=("plane",), seeds=(1,)), noises=(0.05, 0.09)),
     image_optimizer=OptimizerSettings(
         run=FULL, short=0.95, rates=(1e-4, 3e-4), restarts=(100, 650), periods=(10, 300, 900, 1100, 1300)
     ),

@@ -1,0 +1,174 @@
+"""Tables 2 to 7 from their runs: gains, verdicts cell by cell, criteria, a figure (Secs. A.1.4 and A.1.5)."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from pandas.io.formats.style import Styler
+
+from seplib.plotting import COLOURS
+
+
+def gains(frame: pd.DataFrame) -> pd.DataFrame:
+    """What each preconditioned cell gains over the plain network beside it, in dB (Tables 2-7).
+
+    Returns:
+        One row for each SepPGD cell: ``table``, ``varied``, ``value``, ``row``, ``ours``, after the last iterations; ``best``, of
+        the best iteration over the best; ``paper``; ``difference``, ours minus the paper's.
+    """
+    where = ["table", "varied", "value"]
+    plain = frame[frame.row == "SepNN"][[*where, "PSNR", "best PSNR", "paper"]]
+    found = frame[frame.row != "SepNN"].merge(plain, on=where, suffixes=(None, " plain"))
+    found["ours"] = found["PSNR"] - found["PSNR plain"]
+    found["best"] = found["best PSNR"] - found["best PSNR plain"]
+    found["paper"] = found["paper"] - found["paper plain"]
+    found["difference"] = found["ours"] - found["paper"]
+    return found[[*where, "row", "ours", "best", "paper", "difference"]]
+
+
+def compare(frame: pd.DataFrame) -> pd.DataFrame:
+    """Every cell beside the paper's, with a verdict of its own (Tables 2-7).
+
+    Returns:
+        One row a cell: ``paper``, ``ours``, ``spread`` and ``difference`` of the PSNR in dB, and for the preconditioned cells the
+        ``gain`` over the plain network with the ``paper's gain`` and a ``verdict``: "sign and size" (at most 1.5 dB apart, as the
+        criteria ask on average), "sign", "neither"; empty where the paper prints nothing.
+    """
+    where = ["table", "varied", "value", "row"]
+    found = frame[[*where, "paper", "PSNR", "spread"]].rename(columns={"PSNR": "ours"})
+    found["difference"] = found.ours - found.paper
+    gain = (
+        gains(frame)
+        .drop(columns="best")
+        .rename(columns={"ours": "gain", "paper": "paper's gain", "difference": "apart"})
+    )
+    found = found.merge(gain, on=where, how="left")
+    sign = found["gain"] * found["paper's gain"] > 0
+    verdict = np.where(sign, np.where(found.apart.abs() <= 1.5, "sign and size", "sign"), "neither")
+    found["verdict"] = np.where(found.apart.notna(), verdict, "")
+    return found.drop(columns="apart")
+
+
+def summary(compared: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
+    """The gains in one line for each row of Tables 2 to 7.
+
+    Args:
+        compared: of :func:`compare`.
+        found: of :func:`gains`.
+
+    Returns:
+        By ``table``, ``varied`` and ``row``: how many ``cells`` and how many of them have either verdict; ``least`` and
+        ``largest`` gain, the same between best iterations, and the paper's, all in dB.
+    """
+    rows = []
+    for (table, varied, row), part in found.groupby(["table", "varied", "row"], sort=False):
+        verdicts = compared[(compared.table == table) & (compared.varied == varied) & (compared.row == row)].verdict
+        rows.append(
+            {"table": table, "varied": _short(varied), "row": row, "cells": len(part)}
+            | {verdict: (verdicts == verdict).sum() for verdict in ("sign and size", "sign", "neither")}
+            | {"least": part.ours.min(), "largest": part.ours.max()}
+            | {"best least": part.best.min(), "best largest": part.best.max()}
+            | {"paper least": part.paper.min(), "paper largest": part.paper.max()}
+        )
+    return pd.DataFrame(rows)
+
+
+def _short(varied: str) -> str:
+    return varied.split(" between")[0].split(" standard")[0]
+
+
+def totals(frame: pd.DataFrame, compared: pd.DataFrame, fall: float = 0.5) -> dict[str, int]:
+    """Counts over all of Tables 2 to 7, a run that stands in several cells counted once.
+
+    Args:
+        frame: of :func:`seplib.sensitivity.run_cells`.
+        compared: of :func:`compare`.
+        fall: in dB.
+
+    Returns:
+        Number of ``runs``, and of those that have ``fallen``, ended this far below their best; number of ``gains``, with the
+        paper's ``sign``, with its ``size`` too.
+    """
+    runs = frame.drop_duplicates("run")
+    verdicts = compared.verdict[runs.index]
+    return {
+        "runs": len(runs),
+        "fallen": int((runs["best PSNR"] - runs.PSNR > fall).sum()),
+        "gains": int((verdicts != "").sum()),
+        "sign": int(verdicts.isin(["sign", "sign and size"]).sum()),
+        "size": int((verdicts == "sign and size").sum()),
+    }
+
+
+def page(compared: pd.DataFrame, table: str) -> Styler:
+    """One table of :func:`compare` to look at, in dB (Tables 2-7)."""
+    part = compared[compared.table == table].drop(columns=["table"] + ["varied"] * (table != "table-3"))
+    return part.style.format(precision=2, na_rep="–").hide(axis="index")
+
+
+def cases(table: str, frame: pd.DataFrame) -> dict[str, bool]:
+    """The cases of the claim about one table, by the criteria of the claim list (Tables 2-7).
+
+    Where the paper prints nothing, as for most settings of the ``smoke`` profile, a gain is expected to be positive and
+    there is no difference to count.
+    """
+    found = gains(frame[frame.table == table])
+    expected = np.sign(found.paper).where(found.paper.notna(), 1.0)
+    if table == "table-4":
+        ours = frame[(frame.table == table) & (frame.row == "SepPGD")].PSNR
+        held = {"spread over the periods at most 1 dB": ours.max() - ours.min() <= 1}
+        held |= {f"period {value}: gain at least 4 dB": gain >= 4 for value, gain in zip(found.value, found.ours)}
+    else:
+        names = found.row + ", " + found.varied + " " + found.value
+        held = {
+            f"{name}: gain of the paper's sign": gain * sign > 0
+            for name, gain, sign in zip(names, found.ours, expected)
+        }
+    if table in ("table-2", "table-3", "table-6") and found.difference.notna().any():
+        held["gains differ by at most 1.5 dB on average"] = not found.difference.abs().mean() > 1.5
+    if table == "table-2":
+        curve = found.pivot(index="value", columns="row", values="ours")
+        above = curve[curve.index.astype(int) >= 60]
+        held |= {f"k = {k}: g1 above g2": row["SepPGD g1"] > row["SepPGD g2"] for k, row in above.iterrows()}
+    if table == "table-5":
+        for row, part in frame[frame.table == table].groupby("row"):
+            held[f"{row}: order of the activations"] = _same_order(part)
+    return {name: bool(value) for name, value in held.items()}
+
+
+def _same_order(part: pd.DataFrame) -> bool:
+    """Whether every two cells that the paper prints with different numbers come in its order."""
+    printed = part.dropna(subset="paper")
+    ours, paper = (printed[name].to_numpy() for name in ("PSNR", "paper"))
+    return not (np.sign(np.subtract.outer(paper, paper)) * np.subtract.outer(ours, ours) < 0).any()
+
+
+def numbers(part: pd.DataFrame, column: str) -> dict[str, float | None]:
+    """One column of a table's cells by row, setting and value, None where there is no number (Tables 2-7)."""
+    names = part.row + ", " + part.varied + " " + part.value
+    return {name: None if np.isnan(value) else float(value) for name, value in zip(names, part[column])}
+
+
+def draw(found: pd.DataFrame) -> Figure:
+    """Gains over the varied setting, one panel for each, of the last and between best iterations, beside the paper's (Tables 2-7)."""
+    groups = list(found.groupby(["table", "varied"], sort=False))
+    figure, panels = plt.subplots(-(-len(groups) // 2), 2, figsize=(7.0, 1.1 + 1.1 * len(groups)), squeeze=False)
+    for axes, ((table, varied), group) in zip(panels.flat, groups):
+        for colour, (row, part) in zip(("SepPGD", "MSK"), group.groupby("row", sort=False)):
+            values = [value.replace("fourier features", "Fourier") for value in part.value]
+            axes.plot(values, part.ours, "o-", color=COLOURS[colour], markersize=4, label=row)
+            axes.plot(values, part.best, "o", color=COLOURS[colour], markersize=6, markerfacecolor="none", alpha=0.7)
+            axes.plot(values, part.paper, "x:", color=COLOURS[colour], alpha=0.7)
+        axes.axhline(0, color="#9aa3ad", linewidth=0.8)
+        axes.set(title=f"{table.replace('-', ' ').capitalize()}: {_short(varied)}")
+        axes.tick_params(axis="x", labelsize=7)
+        if table == "table-5":
+            plt.setp(axes.get_xticklabels(), rotation=35, ha="right", rotation_mode="anchor")
+        if group.row.nunique() > 1:
+            axes.legend(fontsize=8)
+    for axes in panels.flat[len(groups) :]:
+        axes.set_axis_off()
+    for row in panels:
+        row[0].set_ylabel("gain in dB")
+    plt.close(figure)  # the caller shows it; an open figure would be shown a second time
+    return figure
