@@ -5,12 +5,9 @@ A notebook opens a :class:`Report`, records claims, tables and figures in it, an
 """
 
 import functools
-import importlib.metadata
 import json
 import math
 import os
-import platform
-import subprocess
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -21,10 +18,10 @@ from typing import Any
 import pandas as pd
 import torch
 
+from seplib.provenance import provenance
 from seplib.training import write_atomic
 
 VERDICTS = ("reproduced", "partly", "not reproduced", "not stated", "not run")
-_PACKAGES = ("seplib", "torch", "numpy", "scipy", "scikit-image", "matplotlib", "papermill")
 
 
 @dataclass(frozen=True)
@@ -111,37 +108,6 @@ def verdict(cases: Mapping[str, bool]) -> str:
         raise ValueError("a verdict needs at least one case")
     held = sum(map(bool, cases.values()))
     return "reproduced" if held == len(cases) else "partly" if held else "not reproduced"
-
-
-def provenance(device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Where a number comes from: commit, versions, device and threads (Sec. A.12).
-
-    The commit ends in ``+`` if the working tree had changes in the library or the notebooks.
-    """
-    device = torch.device(device)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})"
-    versions = {"python": platform.python_version()}
-    versions |= {package: importlib.metadata.version(package) for package in _PACKAGES}
-    return {"commit": _commit(), "versions": versions, "device": name, "threads": torch.get_num_threads()}
-
-
-@functools.cache
-def _commit() -> str | None:
-    def git(*args: str) -> str:
-        return subprocess.run(
-            ["git", *args],
-            cwd=Path(__file__).parents[1],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=20,
-        ).stdout.strip()
-
-    try:
-        dirty = git("status", "--porcelain", "--", "seplib", "notebooks")
-        return git("rev-parse", "--short=10", "HEAD") + ("+" if dirty else "")
-    except (OSError, subprocess.SubprocessError):
-        return None
 
 
 class Report:

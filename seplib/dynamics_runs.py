@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from seplib import dynamics, limits, ntk
-from seplib.ntk_runs import cached, network, square, stack
+from seplib.ntk_runs import network, square, stack
 from seplib.profiles.kernels import NtkTrainingSettings
 from seplib.separable import MLP
+from seplib.store import stored
 
 
 def drifts(settings: NtkTrainingSettings, seed: int, device: torch.device) -> dict[str, np.ndarray]:
@@ -19,8 +20,8 @@ def drifts(settings: NtkTrainingSettings, seed: int, device: torch.device) -> di
     Keys: "drift" of the kernel, "loss" left over from the initial one, "moved" and its "bound".
     """
     common = dict(side=settings.side, activation=settings.activation, step=settings.step, seed=seed)
-    common |= dict(iterations=settings.iterations, seeds=settings.seeds, device=device.type)
-    columns = [cached(_drift, size=size, **common) for size in settings.sizes]
+    common |= dict(iterations=settings.iterations, seeds=settings.seeds, device=device)
+    columns = [_drift(size=size, **common) for size in settings.sizes]
     return {name: np.stack([column[name] for column in columns], 1) for name in columns[0]}
 
 
@@ -29,7 +30,8 @@ def smooth_target(axes: list[Tensor]) -> Tensor:
     return torch.sin(math.pi * axes[0])[:, None] * torch.cos(math.pi * axes[1])
 
 
-def _drift(size, side, activation, step, iterations, seeds, seed, device) -> dict[str, np.ndarray]:
+@stored("kernel drift", tolerance=1e-5)
+def _drift(*, size, side, activation, step, iterations, seeds, seed, device) -> dict[str, np.ndarray]:
     axes, X = square(side, device)
     shape = dict(activation=activation, dtype=X.dtype, device=device)
     model = stack([network(size, size, seed=one, **shape) for one in range(seed, seed + seeds)])
@@ -49,12 +51,13 @@ def decay(settings: NtkTrainingSettings, seed: int, device: torch.device) -> lis
     """
     common = dict(side=settings.decay_side, activation=settings.decay_activation, omega=settings.decay_omega)
     common |= dict(size=settings.decay_size, modes=settings.modes, amplitude=settings.amplitude)
-    common |= dict(fraction=settings.decay_step, device=device.type)
-    runs = [cached(_decay, seed=one, **common) for one in range(seed, seed + settings.decay_seeds)]
+    common |= dict(fraction=settings.decay_step, device=device)
+    runs = [_decay(seed=one, **common) for one in range(seed, seed + settings.decay_seeds)]
     return [dynamics.ModeDecay(*(torch.from_numpy(array) for array in run)) for run in runs]
 
 
-def _decay(side, activation, omega, size, modes, amplitude, fraction, seed, device) -> tuple[np.ndarray, ...]:
+@stored("mode decay", tolerance=1e-2)
+def _decay(*, side, activation, omega, size, modes, amplitude, fraction, seed, device) -> tuple[np.ndarray, ...]:
     axes, X = (part for part in square(side, device))
     shape = dict(activation=activation, omega=omega, seed=seed, device=device)
     model = network(size, size, dtype=torch.float32, **shape)

@@ -11,7 +11,7 @@ from jaxtyping import Bool
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from seplib import metrics
+from seplib import metrics, recipes
 from seplib.plotting import band, sheet
 from seplib.profiles.images import InpaintingSettings
 from seplib.representation import Study
@@ -19,6 +19,7 @@ from seplib.runs import METHODS, fit_image
 from seplib.targets import ImageTarget
 
 
+@recipes.makes("known pixels")
 def known_pixels(size: int, missing: float, seed: int) -> Bool[Tensor, "n n"]:
     """Which pixels of a square image are known; exactly the share ``missing`` of them, drawn evenly, is not (Sec. A.12).
 

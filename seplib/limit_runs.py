@@ -11,8 +11,9 @@ from scipy import stats
 from torch import Tensor
 
 from seplib import dynamics, limits, ntk
-from seplib.ntk_runs import cached, network, square, stack
+from seplib.ntk_runs import network, square, stack
 from seplib.profiles.kernels import NtkLimitsSettings
+from seplib.store import stored
 
 # Largest array of an ensemble, in elements: what is drawn and held at a time.
 _BATCH = 1 << 22
@@ -33,14 +34,13 @@ def seed_differences(
         ``(seeds, sizes)`` to the limit kernel of Theorem 2 and ``(seeds - 1, sizes)`` between adjacent seeds.
     """
     common = dict(side=settings.side, activation=settings.activation, seeds=settings.seeds, seed=seed)
-    columns = [
-        cached(_seed_difference, width=size, rank=rank or size, device=device.type, **common) for size in settings.sizes
-    ]
+    columns = [_seed_difference(width=size, rank=rank or size, device=device, **common) for size in settings.sizes]
     to_limit, adjacent = zip(*columns)
     return np.stack(to_limit, 1), np.stack(adjacent, 1)
 
 
-def _seed_difference(width, rank, side, activation, seeds, seed, device) -> tuple[np.ndarray, np.ndarray]:
+@stored("seed difference", tolerance=1e-6)
+def _seed_difference(*, width, rank, side, activation, seeds, seed, device) -> tuple[np.ndarray, np.ndarray]:
     _, X = square(side, device)
     shape = dict(activation=activation, dtype=X.dtype, device=device)
     model = stack([network(width, rank, seed=one, **shape) for one in range(seed, seed + seeds)])
@@ -68,18 +68,16 @@ def spreads(settings: NtkLimitsSettings, seed: int, device: torch.device) -> tup
     Returns:
         By width at the fixed rank, and by rank at the fixed width. The mean is the limit of Theorem 2, at any size.
     """
-    common = dict(side=settings.side, activation=settings.activation, copies=settings.copies, device=device.type)
-    widths = [
-        cached(_spread, width=w, rank=settings.rank, seed=seed + i, **common) for i, w in enumerate(settings.widths)
-    ]
+    common = dict(side=settings.side, activation=settings.activation, copies=settings.copies, device=device)
+    widths = [_spread(width=w, rank=settings.rank, seed=seed + i, **common) for i, w in enumerate(settings.widths)]
     ranks = [
-        cached(_spread, width=settings.rank_width, rank=r, seed=seed + 100 + i, **common)
-        for i, r in enumerate(settings.ranks)
+        _spread(width=settings.rank_width, rank=r, seed=seed + 100 + i, **common) for i, r in enumerate(settings.ranks)
     ]
     return np.array(widths), np.array(ranks)
 
 
-def _spread(width, rank, side, activation, copies, seed, device) -> float:
+@stored("kernel spread", tolerance=1e-6)
+def _spread(*, width, rank, side, activation, copies, seed, device) -> float:
     _, X = square(side, device)
     mean = limits.deterministic(activation, X)
     total = sum((K - mean).square().sum().item() for K in kernels(width, rank, X, copies, activation, seed))
@@ -99,14 +97,15 @@ def random_entries(settings: NtkLimitsSettings, seed: int, device: torch.device)
     Three points give six entries of the symmetric kernel.
     """
     common = dict(activation=settings.activation, rank=settings.test_rank, samples=settings.samples, seed=seed)
-    return cached(_random_entries, width=settings.test_width, **common, device=device.type)
+    return _random_entries(width=settings.test_width, **common, device=device)
 
 
 # Three points without a symmetry or a coordinate in common.
 TEST_POINTS = ((-0.8, 0.3), (0.1, -0.6), (0.7, 0.9))
 
 
-def _random_entries(width, activation, rank, samples, seed, device) -> tuple[np.ndarray, np.ndarray]:
+@stored("random kernel entries", tolerance=1e-6)
+def _random_entries(*, width, activation, rank, samples, seed, device) -> tuple[np.ndarray, np.ndarray]:
     X = torch.tensor(TEST_POINTS, dtype=torch.float64, device=device)
     wide = torch.cat(list(kernels(width, rank, X, samples, activation, seed)))
     generator = torch.Generator(device).manual_seed(seed + 1)

@@ -1,13 +1,11 @@
 """Experiments on exact kernels and the pseudo-NTK (Lemmas 1 and 3, Eq. (10)).
 
-Sweeps return plain arrays or tables. With ``$SEPLIB_CACHE`` set a finished sweep is stored under its settings.
+Sweeps return plain arrays or tables; the long ones are stored, see :mod:`seplib.store`.
 """
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import joblib
 import numpy as np
 import pandas as pd
 import torch
@@ -18,9 +16,7 @@ from seplib import dynamics, ntk
 from seplib.factors import FactorMLP
 from seplib.profiles.kernels import NtkExactSettings
 from seplib.separable import CP, MLP, TT, Tucker
-
-# Version of the numbers, not of the code: raise it when a change makes any sweep end differently.
-NUMERICS = 1
+from seplib.store import stored
 
 
 def network(
@@ -125,10 +121,11 @@ def top_spectra(settings: NtkExactSettings, seed: int, device: torch.device) -> 
     SIREN factors with three layers as in Sec. A.12. The dense matrix of a 512 x 512 grid would take 550 GB in float64.
     """
     names = dict(side=settings.spectrum_side, size=settings.spectrum_size, k=settings.top)
-    return cached(_top_spectra, **names, seed=seed, device=device.type)
+    return _top_spectra(**names, seed=seed, device=device)
 
 
-def _top_spectra(side: int, size: int, k: int, seed: int, device: str) -> dict[str, np.ndarray]:
+@stored("kernel spectra", tolerance=1e-3)
+def _top_spectra(*, side: int, size: int, k: int, seed: int, device: torch.device) -> dict[str, np.ndarray]:
     generator = torch.Generator().manual_seed(seed)
     model = CP([FactorMLP(size, width=size, depth=3, generator=generator, device=device) for _ in range(2)])
     axes = [torch.linspace(-1, 1, side, device=device)] * 2
@@ -146,7 +143,7 @@ def pseudo_errors(settings: NtkExactSettings, seed: int, device: torch.device) -
     return {
         label: np.stack(
             [
-                cached(_pseudo_error, width=width, rank=rank, device=device.type, **common)
+                _pseudo_error(width=width, rank=rank, device=device, **common)
                 for width, rank in zip(settings.widths, column)
             ],
             axis=1,
@@ -155,19 +152,9 @@ def pseudo_errors(settings: NtkExactSettings, seed: int, device: torch.device) -
     }
 
 
-def _pseudo_error(width, rank, side, activation, seeds, seed, device) -> np.ndarray:
+@stored("pseudo kernel", tolerance=1e-6)
+def _pseudo_error(*, width, rank, side, activation, seeds, seed, device) -> np.ndarray:
     axes, X = square(side, device)
     shape = dict(activation=activation, dtype=X.dtype, device=device)
     model = stack([network(width, rank, seed=one, **shape) for one in range(seed, seed + seeds)])
     return dynamics.drift(ntk.empirical(model, X), ntk.pseudo_grid(model, axes).dense()).cpu().numpy()
-
-
-def cached(function: Callable, **settings) -> Any:
-    """A sweep's result, from ``$SEPLIB_CACHE`` if it is there, else computed and stored (Sec. A.12)."""
-    memory = joblib.Memory(os.environ.get("SEPLIB_CACHE"), verbose=0)
-    return memory.cache(_run)(function, settings, NUMERICS)
-
-
-# joblib drops a function's stored results when the function's own source changes, so this one only hands on.
-def _run(function: Callable, settings: dict[str, Any], numerics: int) -> Any:
-    return function(**settings)

@@ -4,25 +4,23 @@ import dataclasses
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from seplib import claims, pde
-from seplib.caching import stored
+from seplib import pde
 from seplib.factors import FactorMLP
 from seplib.pinn import LOSSES, PhysicsLoss
 from seplib.preconditioning import SepPGD
 from seplib.profiles.equations import EquationSettings
+from seplib.recipes import choices
 from seplib.separable import CP, MLP
+from seplib.store import stored
 from seplib.training import State, descend
-
-# Version of the numbers of these runs, as seplib.runs.NUMERICS is of the images'.
-NUMERICS = 1
 
 METHODS = ("PINN", "SPINN", "SPINN (SepPGD)")
 # Name to the equation, given the resolution of a reference solution, and to its claim.
@@ -78,7 +76,6 @@ class PdeRun:
         parts: loss to its value after the last update, mean over the copies.
         shares: loss to its share of the sum of the four gradients' norms, at each power of ten and at the end.
         seconds: of training.
-        provenance: where and when the run was computed.
     """
 
     iterations: np.ndarray
@@ -87,7 +84,6 @@ class PdeRun:
     parts: dict[str, float]
     shares: pd.DataFrame
     seconds: float
-    provenance: dict[str, Any]
 
 
 def case(settings: EquationSettings, equation: str, method: str, **choice: Any) -> Case:
@@ -120,11 +116,7 @@ def fit_equation(run: Case, seed: int, device: torch.device) -> PdeRun:
     Raises:
         FloatingPointError: the training diverged.
     """
-    return stored(_fit_equation, (dataclasses.asdict(run), seed, device.type, NUMERICS))
-
-
-def _fit_equation(run, seed, device, numerics, checkpoints):
-    return _train(run, seed, device, numerics, checkpoints)
+    return _train(run=choices(run), seed=seed, device=device)
 
 
 def network(run: Case, seed: int, device: torch.device | str) -> CP | MLP:
@@ -155,14 +147,14 @@ def _solution(equation: pde.Equation, n: int) -> Tensor:
     return equation.values(equation.axes(n, torch.float64)).float()
 
 
-def _train(arguments, seed, device, numerics, checkpoints) -> PdeRun:
-    run = Case(**arguments)
+@stored("equation", tolerance=0.1, dump=dataclasses.asdict, load=lambda found: PdeRun(**found))
+def _train(*, run: dict, seed: int, device: torch.device, checkpoint: Path | None = None) -> PdeRun:
+    run = Case(**run)
     model = network(run, seed, device)
     step = loss(run, model, device)
     equation = step.equation
     test, truth = equation.axes(run.test, torch.float32, device), _solution(equation, run.test).to(device)
     optimizer = torch.optim.Adam([step.parameter], lr=run.learning_rate, fused=True)
-    checkpoint = checkpoints / f"{joblib.hash((arguments, seed, device, numerics))}.pt" if checkpoints else None
 
     @torch.no_grad()
     def judge(state: State) -> dict[str, float] | None:
@@ -180,8 +172,6 @@ def _train(arguments, seed, device, numerics, checkpoints) -> PdeRun:
         }
 
     history = descend(step, model, optimizer, step, run.iterations, [judge, weigh], checkpoint)
-    if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)
     found = history.metrics
     with torch.no_grad():
         solution = model.grid(test)[0].cpu().numpy()
@@ -192,7 +182,6 @@ def _train(arguments, seed, device, numerics, checkpoints) -> PdeRun:
         {name: part.mean().item() for name, part in step.parts().items()},
         pd.DataFrame({name: found[f"share {name}"] for name in LOSSES}, index=np.array(found["shared"], dtype=int)),
         history.seconds[-1],
-        claims.provenance(device),
     )
 
 

@@ -1,10 +1,8 @@
 """The kernel ridge regression experiment on grids (Sec. A.12, Figs. 2(a) and 5)."""
 
-import os
 import time
 from dataclasses import asdict, dataclass, replace
 
-import joblib
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,16 +11,16 @@ from seplib.factors import FactorMLP
 from seplib.kernel_pgd import MSK, as_points
 from seplib.preconditioning import SepPGD
 from seplib.profiles.preconditioning import RidgeSettings
+from seplib.recipes import choices
 from seplib.ridge import Linearised
 from seplib.separable import CP, MLP
+from seplib.store import stored
 from seplib.targets import f1, f2, f3
 from seplib.training import State, fit
 
 FUNCTIONS = {"f1": f1, "f2": f2, "f3": f3}
 CASES = (*FUNCTIONS, *(f"{name}, noisy" for name in FUNCTIONS))
 KRR_METHODS = ("MLP", "MLP (MSK)", "SepNN", "SepNN (MSK)", "SepNN (SepPGD)")
-# Version of the numbers below; raise it when a change makes any run end differently.
-NUMERICS = 1
 
 
 @dataclass(frozen=True)
@@ -115,16 +113,12 @@ def ridge_run(method: str, settings: RidgeSettings, seed: int, device: torch.dev
     Raises:
         ValueError: an unknown method.
     """
-    memory = joblib.Memory(os.environ.get("SEPLIB_CACHE"), verbose=0)
-    key = asdict(replace(settings, seeds=1, timed=1))  # what does not enter the run must not renew it
-    return memory.cache(_ridge_run)(method, key, seed, device.type, NUMERICS)
+    return _train_ridge(method=method, settings=choices(settings, ("seeds", "timed")), seed=seed, device=device)
 
 
-def _ridge_run(method, settings, seed, device, numerics):
-    return _train_ridge(method, RidgeSettings(**settings), seed, torch.device(device))
-
-
-def _train_ridge(method: str, settings: RidgeSettings, seed: int, device: torch.device) -> RidgeRun:
+@stored("ridge", tolerance=1e-3, dump=asdict, load=lambda found: RidgeRun(**found))
+def _train_ridge(*, method: str, settings: dict, seed: int, device: torch.device) -> RidgeRun:
+    settings = RidgeSettings(**settings, seeds=1, timed=1)
     data, network = ridge_data(settings, seed, device), ridge_network(method, settings, seed, device)
     separable = isinstance(network, CP)
     inputs, test_inputs, target, test_target = _inputs(data, network)
@@ -168,6 +162,12 @@ def ridge_clock(settings: RidgeSettings, seed: int, device: torch.device) -> dic
     Returns:
         Method to (step, construction).
     """
+    return _time_ridge(settings=choices(settings, ("seeds",)), seed=seed, device=device)
+
+
+@stored("ridge clock", tolerance=None)
+def _time_ridge(*, settings: dict, seed: int, device: torch.device) -> dict[str, tuple[float, float]]:
+    settings = RidgeSettings(**settings, seeds=1)
     data, runs = ridge_data(settings, seed, device), {}
     for method in KRR_METHODS:
         network = ridge_network(method, settings, seed, device)

@@ -1,24 +1,20 @@
-"""Training runs that survive: cached under what determines them, resumed where they were cut (Sec. A.12).
-
-A run is a pure function of its settings, its data and the library's numerics. With ``$SEPLIB_CACHE`` set, each finished
-run is stored there under a hash of those; a run that was killed goes on from its last checkpoint. Without it nothing is
-stored, so that the ``smoke`` profile and the tests always compute.
-"""
+"""Fitting images: runs that are stored, and their clock (Sec. A.12, Figs. 3 and 7-12)."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from seplib import claims, metrics
-from seplib.caching import checkpoint_path, stored
+from seplib import metrics
 from seplib.profiles.images import ImageSettings
 from seplib.profiles.surfaces import SurfaceSettings
 from seplib.setups import METHODS, prepare, run_arguments
+from seplib.store import stored
 from seplib.training import Callback, History, State, fit
 
 
@@ -28,15 +24,14 @@ class ImageRun:
 
     Attributes:
         history: loss and seconds after each update.
-        image: ``(3, H, W)`` reconstruction after the last update, float32, not clipped to [0, 1].
-        psnr: dB over all channels after each update, computed from the unclipped output.
-        provenance: where and when the run was computed, which may be an earlier day than the notebook's.
+        image: ``(3, H, W)`` reconstruction after the last update, clipped to [0, 1] and rounded to the 256 levels of a picture
+            file, float32.
+        psnr: dB over all channels after each update, computed from the output as it was, neither clipped nor rounded.
     """
 
     history: History
     image: np.ndarray
     psnr: np.ndarray
-    provenance: dict[str, Any]
 
 
 def fit_image(
@@ -48,7 +43,7 @@ def fit_image(
     mask: Tensor | None = None,
     reference: Tensor | None = None,
 ) -> ImageRun:
-    """Fit an RGB image channel by channel, the three channels in one batched pass (Sec. A.12).
+    """Fit an RGB image channel by channel, the three channels in one batched pass (Sec. A.12). Stored, see :mod:`seplib.store`.
 
     Args:
         target: ``(3, H, W)`` in [0, 1].
@@ -64,75 +59,141 @@ def fit_image(
     Raises:
         ValueError: an unknown method; whatever :func:`seplib.training.fit` and :class:`seplib.SepPGD` refuse.
     """
-    return stored(_fit_image, run_arguments(target, method, settings, seed, device, mask, reference))
+    return _fit_image(**run_arguments(target, method, settings, seed, device, mask, reference))
 
 
 def step_seconds(
-    target: Tensor,
-    settings: ImageSettings | SurfaceSettings,
-    seed: int,
-    device: torch.device,
-    rounds: int = 3,
-    train: Callable | None = None,
+    target: Tensor, settings: ImageSettings, seed: int, device: torch.device, rounds: int = 3
 ) -> dict[str, float]:
     """Mean seconds of one iteration by method, from :func:`update_seconds` (Fig. 7, time axis)."""
-    paces = update_seconds(target, dict.fromkeys(METHODS, settings), seed, device, rounds, train)
+    paces = update_seconds(target, dict.fromkeys(METHODS, settings), seed, device, rounds)
     return {method: float(pace.mean()) for method, pace in paces.items()}
 
 
 def update_seconds(
-    target: Tensor,
-    settings: Mapping[str, ImageSettings | SurfaceSettings],
-    seed: int,
-    device: torch.device,
-    rounds: int = 3,
-    train: Callable | None = None,
+    target: Tensor, settings: Mapping[str, ImageSettings], seed: int, device: torch.device, rounds: int = 3
 ) -> dict[str, np.ndarray]:
     """Seconds of each iteration of an update period, the one that renews the preconditioner first (Fig. 2(b), time axis).
 
-    Stored runs may come from different days and loads, so time is measured here and now: short runs of the methods in
-    turn, the mean over turns and periods, so that a load falls on all of them alike. What the data show does not enter.
-
     Args:
-        target: ``(3, H, W)``, or what else ``train`` takes.
-        settings: of each method; two update periods are timed behind a first one that warms up.
+        target: ``(3, H, W)``.
+        settings: of each method.
         seed: of the initial weights.
         device: where to compute.
-        rounds: number of turns.
-        train: makes a run with a ``history`` from :func:`seplib.setups.run_arguments`, never stored; that of an image if None.
+        rounds: number of turns, see :func:`take_turns`.
 
     Returns:
         Method to ``(update_every,)``.
     """
-    train = train or _train_image
-    times: dict[str, list[np.ndarray]] = {method: [] for method in settings}
+    runs = turns(settings, lambda method, short: run_arguments(target, method, short, seed, device))
+    return _image_clock(target=target, runs=runs, seed=seed, rounds=rounds, device=device)
+
+
+def turns(
+    settings: Mapping[str, ImageSettings | SurfaceSettings], arguments: Callable[..., dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """The short runs of :func:`take_turns`: each method's own arguments for three update periods (Fig. 2(b), time axis).
+
+    Args:
+        settings: of each method.
+        arguments: from method and settings to those of a run.
+    """
+    shared = ("target", "seed", "device")
+    runs = {}
+    for method, own in settings.items():
+        short = dataclasses.replace(own, iterations=3 * own.update_every)
+        runs[method] = {name: part for name, part in arguments(method, short).items() if name not in shared}
+    return runs
+
+
+def take_turns(train: Callable[..., History], runs: Mapping[str, dict[str, Any]], rounds: int) -> dict[str, np.ndarray]:
+    """Seconds of each iteration of an update period, mean over turns and periods (Fig. 2(b), time axis).
+
+    Stored runs may come from different days and loads, so time is measured by short runs of the methods in turn: a load
+    falls on all of them alike. What the data show does not enter. Two update periods are timed, after a first one that warms up.
+
+    Args:
+        train: makes a run from its arguments and returns its history.
+        runs: method to these arguments, three update periods each.
+        rounds: number of turns.
+
+    Returns:
+        Method to ``(update_every,)``.
+    """
+    times: dict[str, list[np.ndarray]] = {method: [] for method in runs}
     for _ in range(rounds):
-        for method, own in settings.items():
-            short = dataclasses.replace(own, iterations=3 * own.update_every)
-            run = train(*run_arguments(target, method, short, seed, device), checkpoints=None)
-            times[method] += list(np.diff(run.history.seconds).reshape(3, -1)[1:])
+        for method, arguments in runs.items():
+            times[method] += list(np.diff(train(**arguments).seconds).reshape(3, -1)[1:])
     return {method: np.mean(periods, axis=0) for method, periods in times.items()}
 
 
-def _fit_image(target, network, descent, modulation, seed, device, numerics, checkpoints):
-    return _train_image(target, network, descent, modulation, seed, device, numerics, checkpoints)
+@stored("image clock", tolerance=None)
+def _image_clock(*, target: Tensor, runs: dict, seed: int, rounds: int, device: torch.device) -> dict[str, np.ndarray]:
+    def train(**own: Any) -> History:
+        return train_image(**{"target": target, "modulation": None, "seed": seed, "device": device} | own)[0]
+
+    return take_turns(train, runs, rounds)
 
 
-def _train_image(
-    target, network, descent, modulation, seed, device, numerics, checkpoints, callbacks: Sequence[Callback] = ()
+def _dump(run: ImageRun) -> dict[str, Any]:
+    pixels = np.rint(255 * run.image.clip(0, 1)).astype(np.uint8)
+    return {"history": dataclasses.asdict(run.history), "image": pixels, "psnr": run.psnr}
+
+
+def _load(found: dict[str, Any]) -> ImageRun:
+    return ImageRun(History(**found["history"]), found["image"].astype(np.float32) / 255, found["psnr"])
+
+
+@stored("image", tolerance=0.02, dump=_dump, load=_load)
+def _fit_image(
+    *,
+    target: Tensor,
+    network: dict,
+    descent: dict,
+    seed: int,
+    device: torch.device,
+    modulation: dict | None = None,
+    mask: Tensor | None = None,
+    reference: Tensor | None = None,
+    checkpoint: Path | None = None,
 ) -> ImageRun:
-    """Train from what :func:`seplib.setups.run_arguments` gives, nothing stored (Sec. A.12)."""
-    values = torch.from_numpy(target).to(device)
+    history, output = train_image(target, network, descent, modulation, seed, device, mask, reference, checkpoint)
+    return ImageRun(history, output.cpu().numpy(), psnr_course(history, target, mask))
+
+
+def psnr_course(history: History, target: Tensor, mask: Tensor | None = None) -> np.ndarray:
+    """PSNR in dB over all channels and fitted pixels after each update, from the loss (Fig. 7).
+
+    >>> psnr_course(History(loss=[[0.5, 0.5, 0.5]]), torch.zeros(3, 10, 10)).item()
+    20.0
+    """
+    fitted = target.numel() if mask is None else len(target) * int(mask.sum())
+    return -10 * np.log10(2 * np.array(history.loss).sum(1) / fitted)
+
+
+def train_image(
+    target: Tensor,
+    network: dict,
+    descent: dict,
+    modulation: dict | None,
+    seed: int,
+    device: torch.device,
+    mask: Tensor | None = None,
+    reference: Tensor | None = None,
+    checkpoint: Path | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> tuple[History, Tensor]:
+    """Train from what :func:`seplib.setups.run_arguments` gives, nothing stored; history and output ``(3, H, W)`` (Sec. A.12)."""
+    values = target.to(device)
     model, axes, optimizer, preconditioner = prepare(values, network, descent, modulation, seed)
-    known = torch.from_numpy(descent["mask"]).to(device) if "mask" in descent else None
+    known = None if mask is None else mask.to(device)
     callbacks = list(callbacks)
     if "decay" in descent:
         callbacks.append(_decay(descent["learning_rate"], descent["decay"], descent["iterations"]))
     if "restart" in descent:
         callbacks.append(_restart(descent["restart"]))
-    if "reference" in descent:
-        callbacks.append(_judge(torch.from_numpy(descent["reference"]).to(device), known, descent["iterations"]))
-    checkpoint = checkpoint_path(checkpoints, (target, network, descent, modulation, seed, device, numerics))
+    if reference is not None:
+        callbacks.append(_judge(reference.to(device), known, descent["iterations"]))
     history = fit(
         model,
         axes,
@@ -145,12 +206,7 @@ def _train_image(
         mask=known,
     )
     with torch.no_grad():
-        result = model.grid(axes).cpu().numpy()
-    if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)
-    fitted = target.size if known is None else len(target) * int(known.sum())
-    mse = 2 * np.array(history.loss).sum(1) / fitted
-    return ImageRun(history, result, -10 * np.log10(mse), claims.provenance(device))
+        return history, model.grid(axes)
 
 
 def _decay(rate: float, share: float, last: int) -> Callback:

@@ -1,10 +1,8 @@
 """The experiment at scattered points (Sec. A.2, Table 9)."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-import joblib
 import numpy as np
 import pandas as pd
 import torch
@@ -14,13 +12,13 @@ from seplib.factors import FactorMLP
 from seplib.kernel_pgd import MSK
 from seplib.preconditioning import SepPGD
 from seplib.profiles.preconditioning import ScatteredSettings
+from seplib.recipes import choices
 from seplib.regression import FUNCTIONS
 from seplib.separable import CP
+from seplib.store import stored
 from seplib.training import State, fit
 
 METHODS = ("SepNN", "SepNN (MSK)", "SepNN (SepPGD)")
-# Version of the numbers below; raise it when a change makes any run end differently.
-NUMERICS = 1
 
 
 @dataclass(frozen=True)
@@ -46,15 +44,12 @@ def scattered_run(method: str, settings: ScatteredSettings, seed: int, device: t
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    memory = joblib.Memory(os.environ.get("SEPLIB_CACHE"), verbose=0)
-    return memory.cache(_scattered_run)(method, asdict(settings), seed, device.type, NUMERICS)
+    return _train_scattered(method=method, settings=choices(settings, ("seeds",)), seed=seed, device=device)
 
 
-def _scattered_run(method, settings, seed, device, numerics):
-    return _train_scattered(method, ScatteredSettings(**settings), seed, torch.device(device))
-
-
-def _train_scattered(method: str, settings: ScatteredSettings, seed: int, device: torch.device) -> ScatteredRun:
+@stored("scattered", tolerance=1e-2, dump=asdict, load=lambda found: ScatteredRun(**found))
+def _train_scattered(*, method: str, settings: dict, seed: int, device: torch.device) -> ScatteredRun:
+    settings = ScatteredSettings(**settings, seeds=1)
     generator = torch.Generator().manual_seed(1000 + seed)
     X, new = (
         (2 * torch.rand(n, 2, generator=generator, dtype=torch.float64) - 1) for n in (settings.points, settings.tested)

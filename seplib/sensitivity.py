@@ -132,7 +132,8 @@ def rectified(target: Tensor, study: SensitivitySettings, seed: int, device: tor
     rows = []
     for name, ks in {"relu": study.relu_ks, "sin": study.ks}.items():
         settings = replace(study.run, **ACTIVATIONS[name])
-        model, axes, _, _ = prepare(target.to(device), *run_arguments(target, "SepNN", settings, seed, device)[1:5])
+        made = run_arguments(target, "SepNN", settings, seed, device)
+        model, axes, _, _ = prepare(target.to(device), made["network"], made["descent"], None, seed)
         kernels = torch.stack([ntk.pseudo(f, x).double() for f, x in zip(model.factors, axes)])
         eigenvalues = torch.linalg.eigvalsh(kernels).flip(-1).cpu().numpy()
         plain = fit_image(target, "SepNN", settings, seed, device).psnr

@@ -1,5 +1,7 @@
 """What a training run is made of: network, axes, optimizer, preconditioner (Sec. A.12)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -9,10 +11,6 @@ from seplib.preconditioning import SepPGD
 from seplib.profiles.images import ImageSettings
 from seplib.profiles.surfaces import SurfaceSettings
 from seplib.separable import CP, MLP
-
-# Version of the numbers, not of the code: raise it when a change makes any run end differently. tests/test_runs.py holds
-# a small golden run that notices a forgotten raise.
-NUMERICS = 1
 
 METHODS = ("SepNN", "SepPGD")
 SMALL_METHODS = ("MLP", "MLP (MSK)", "SepNN", "SepNN (MSK)", "SepPGD")  # all that small images allow
@@ -29,8 +27,8 @@ def run_arguments(
     device: torch.device,
     mask: Tensor | None = None,
     reference: Tensor | None = None,
-) -> tuple:
-    """What determines a run, and with it the key of a stored one (Sec. A.12).
+) -> dict[str, Any]:
+    """What determines a run of an image or a volume, as keyword arguments, and the device to make it on (Sec. A.12).
 
     Raises:
         ValueError: an unknown method.
@@ -49,13 +47,12 @@ def run_arguments(
     descent |= {
         name: value for name, default in DESCENT.items() if (value := getattr(settings, name, default)) != default
     }
-    data = {"mask": mask, "reference": reference}
-    descent |= {name: tensor.numpy() for name, tensor in data.items() if tensor is not None}
     if modulation and (g := getattr(settings, "g", "flat")) != "flat":
         modulation["g"] = g
     if method.endswith("(MSK)"):
         modulation["solver"] = "lanczos"  # only MSK is told
-    return target.numpy(), network, descent, modulation, seed, device.type, NUMERICS
+    run = dict(target=target, network=network, descent=descent, modulation=modulation, mask=mask, reference=reference)
+    return {name: part for name, part in run.items() if part is not None} | dict(seed=seed, device=device)
 
 
 def image_network(

@@ -6,10 +6,8 @@ Kronecker sum or the identity). With the first moments averaged at rate ``beta_1
 exceeds ``(2 + 2 beta_1) / ((1 - beta_1) lr)`` (Cohen et al., 2022).
 """
 
-import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
-import joblib
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -18,8 +16,9 @@ from torch import Tensor
 from seplib import metrics, ntk, tensorops
 from seplib.preconditioning import SepPGD, kronecker_sum
 from seplib.profiles.images import ImageSettings
-from seplib.runs import _train_image
-from seplib.setups import NUMERICS, run_arguments
+from seplib.runs import psnr_course, train_image
+from seplib.setups import run_arguments
+from seplib.store import stored
 from seplib.training import State
 
 
@@ -108,22 +107,26 @@ class Course:
 def course(
     target: Tensor, method: str, settings: ImageSettings, seed: int, device: torch.device, every: int, products: int
 ) -> Course:
-    """Train as :func:`seplib.runs.fit_image` does and look inside every ``every`` iterations (Figs. 3 and 7).
-
-    With ``$SEPLIB_CACHE`` set, a finished course is kept there.
+    """Train as :func:`seplib.runs.fit_image` does and look inside every ``every`` iterations (Figs. 3 and 7). Stored.
 
     Raises:
         ValueError: whatever :func:`seplib.runs.fit_image` refuses.
     """
-    memory = joblib.Memory(os.environ.get("SEPLIB_CACHE"), verbose=0)
-    return memory.cache(_course)(run_arguments(target, method, settings, seed, device), every, products, NUMERICS)
+    return _look(every=every, products=products, **run_arguments(target, method, settings, seed, device))
 
 
-def _course(arguments, every, products, numerics) -> Course:
-    return _look(arguments, every, products)
-
-
-def _look(arguments, every, products) -> Course:
+@stored("image course", tolerance=0.05, dump=asdict, load=lambda found: Course(**found))
+def _look(
+    *,
+    target: Tensor,
+    network: dict,
+    descent: dict,
+    seed: int,
+    every: int,
+    products: int,
+    device: torch.device,
+    modulation: dict | None = None,
+) -> Course:
     looks: dict[str, list] = {name: [] for name in ("moments", "stability", "eigenvalues", "inside", "energy")}
     frequency = []
 
@@ -142,5 +145,6 @@ def _look(arguments, every, products) -> Course:
         looks["inside"].append((within / within[:, -1:]).cpu().numpy())
         looks["energy"].append(energy.cpu().numpy())
 
-    run = _train_image(*arguments, checkpoints=None, callbacks=[look])
-    return Course(run.psnr, frequency=np.array(frequency), **{name: np.array(part) for name, part in looks.items()})
+    history, _ = train_image(target, network, descent, modulation, seed, device, callbacks=[look])
+    arrays = {name: np.array(part) for name, part in looks.items()}
+    return Course(psnr_course(history, target), frequency=np.array(frequency), **arrays)

@@ -1,7 +1,8 @@
 """A solid fitted as an occupancy volume, SepNN against SepPGD, judged by IoU (Sec. A.12, Fig. 3)."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -13,11 +14,11 @@ from jaxtyping import Bool, Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from seplib import claims, plotting, rendering, tensorops
-from seplib.caching import checkpoint_path, stored
+from seplib import plotting, rendering, tensorops
 from seplib.profiles.surfaces import SurfaceSettings, SurfaceStudySettings
-from seplib.runs import step_seconds
+from seplib.runs import take_turns, turns
 from seplib.setups import METHODS, prepare, run_arguments
+from seplib.store import stored
 from seplib.training import Callback, History, State, fit
 from seplib.volumes import VolumeTarget
 
@@ -28,13 +29,12 @@ class SurfaceRun:
 
     Attributes:
         history: loss and seconds after each update; the metric "IoU" after every ``every`` updates and the last.
-        factors: D matrices ``(n_d, R)`` after the last update, whose CP product is the network's output on the grid.
-        provenance: where and when the run was computed, which may be an earlier day than the notebook's.
+        factors: D matrices ``(n_d, R)`` after the last update, whose CP product is the network's output on the grid; rounded
+            to half precision, as they are stored to be drawn.
     """
 
     history: History
     factors: list[np.ndarray]
-    provenance: dict[str, Any]
 
     @property
     def iou(self) -> np.ndarray:
@@ -98,8 +98,14 @@ def study(
 
 
 def paces(target: VolumeTarget, settings: SurfaceStudySettings, seed: int, device: torch.device) -> dict[str, float]:
-    """Seconds of one iteration at full size by method, measured now, see :func:`seplib.runs.step_seconds` (Fig. 3)."""
-    return step_seconds(target.values, settings.run, seed, device, rounds=1, train=_paced)
+    """Mean seconds of one iteration at full size by method, see :func:`seplib.runs.take_turns` (Fig. 3)."""
+
+    def untested(method: str, short: SurfaceSettings) -> dict[str, Any]:  # the IoU is measured at the end alone
+        return _arguments(target.values, method, replace(short, every=short.iterations), seed, device)
+
+    runs = turns(dict.fromkeys(METHODS, settings.run), untested)
+    paces = _surface_clock(target=target.values, runs=runs, seed=seed, device=device)
+    return {method: float(pace.mean()) for method, pace in paces.items()}
 
 
 def table(runs: Study, steps: dict[str, float], every: int) -> pd.DataFrame:
@@ -210,7 +216,7 @@ def _labelled(target: VolumeTarget, runs: Study) -> Iterator[tuple[str, np.ndarr
 def fit_surface(
     volume: Bool[Tensor, "n1 n2 n3"], method: str, settings: SurfaceSettings, seed: int, device: torch.device
 ) -> SurfaceRun:
-    """Fit an occupancy volume, streamed: nothing of its size times R is formed (Sec. A.12). Cached, see :mod:`seplib.runs`.
+    """Fit an occupancy volume, streamed: nothing of its size times R is formed (Sec. A.12). Stored.
 
     Args:
         volume: whether each voxel is inside; the networks are fitted to 0 and 1.
@@ -222,42 +228,54 @@ def fit_surface(
     Raises:
         ValueError: an unknown method; whatever :func:`seplib.training.fit` and :class:`seplib.SepPGD` refuse.
     """
-    return stored(_fit_surface, _arguments(volume, method, settings, seed, device))
+    return _fit_surface(**_arguments(volume, method, settings, seed, device))
 
 
-def _arguments(volume, method, settings, seed, device) -> tuple:
+def _arguments(volume, method, settings, seed, device) -> dict[str, Any]:
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    target, network, descent, *rest = run_arguments(volume, method, settings, seed, device)
-    return target, network, descent | {"every": settings.every}, *rest
+    made = run_arguments(volume, method, settings, seed, device)
+    return made | {"descent": made["descent"] | {"every": settings.every}}
 
 
-# joblib drops a function's stored results when the function's own source changes, so this one only hands on.
-def _fit_surface(target, network, descent, modulation, seed, device, numerics, checkpoints):
-    return _train_surface(target, network, descent, modulation, seed, device, numerics, checkpoints)
+def _dump(run: SurfaceRun) -> dict[str, Any]:
+    return {"history": asdict(run.history), "factors": [matrix.astype(np.float16) for matrix in run.factors]}
 
 
-def _paced(target, network, descent, modulation, seed, device, numerics, checkpoints) -> SurfaceRun:
-    """A run that is only timed: its IoU is measured at the end alone."""
-    descent = descent | {"every": descent["iterations"]}
-    return _train_surface(target, network, descent, modulation, seed, device, numerics, checkpoints)
+def _load(found: dict[str, Any]) -> SurfaceRun:
+    return SurfaceRun(History(**found["history"]), [matrix.astype(np.float32) for matrix in found["factors"]])
 
 
-def _train_surface(target, network, descent, modulation, seed, device, numerics, checkpoints) -> SurfaceRun:
-    volume = torch.from_numpy(target).to(device)
+@stored("surface", tolerance=0.05, dump=_dump, load=_load)
+def _fit_surface(
+    *,
+    target: Bool[Tensor, "n1 n2 n3"],
+    network: dict,
+    descent: dict,
+    seed: int,
+    device: torch.device,
+    modulation: dict | None = None,
+    checkpoint: Path | None = None,
+) -> SurfaceRun:
+    volume = target.to(device)
     values = volume[None].float()
     model, axes, optimizer, preconditioner = prepare(values, network, descent, modulation, seed)
-    checkpoint = checkpoint_path(checkpoints, (target, network, descent, modulation, seed, device, numerics))
     last = descent["iterations"]
     callbacks = [judge(volume, descent["every"], last)]
     history = fit(
         model, axes, values, optimizer, preconditioner, last, callbacks, checkpoint, checkpoint_every=50, streamed=True
     )
     with torch.no_grad():
-        factors = [matrix[0].cpu().numpy() for matrix in model.matrices(axes)]
-    if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)
-    return SurfaceRun(history, factors, claims.provenance(device))
+        return SurfaceRun(history, [matrix[0].cpu().numpy() for matrix in model.matrices(axes)])
+
+
+@stored("surface clock", tolerance=None)
+def _surface_clock(*, target: Tensor, runs: dict, seed: int, device: torch.device) -> dict[str, np.ndarray]:
+    def train(**own: Any) -> History:
+        # What is timed is not stored: the computation behind the stored function.
+        return _fit_surface.__wrapped__(target=target, seed=seed, device=device, **own).history
+
+    return take_turns(train, runs, rounds=1)
 
 
 def judge(volume: Bool[Tensor, "n1 n2 n3"], every: int, last: int) -> Callback:

@@ -14,6 +14,7 @@ from skimage import data as bundled
 from skimage.transform import resize
 from torch import Tensor
 
+from seplib import recipes
 from seplib.meshes import read_mesh, voxelise
 from seplib.volumes import SURFACES, VolumeTarget, surface
 
@@ -68,20 +69,34 @@ def image(name: str, size: int = 512) -> ImageTarget:
     if not 8 <= size <= 512:
         raise ValueError(f"size must be between 8 and 512 pixels, got {size}")
     if name in _BUNDLED:
-        return ImageTarget(name, _square(getattr(bundled, name)(), size), "bundled with scikit-image")
+        return _target(name, getattr(bundled, name)(), size, "bundled with scikit-image")
     folder = os.environ.get("SEPLIB_DATA")
     if folder and (path := Path(folder) / f"{name}.png").exists():
         pixels = read_image(path)
         known = "checksum verified" if _checksum(pixels) == _PAPER[name][1] else "NOT the USC-SIPI pixels"
-        return ImageTarget(name, _square(pixels, size), f"SEPLIB_DATA, {known}")
+        return _target(name, pixels, size, f"SEPLIB_DATA, {known}")
     try:
         pixels = _download(name)
     except (OSError, ValueError) as error:
         stand_in = next(own for own, paper in _BUNDLED.items() if paper == name)
         pixels = getattr(bundled, stand_in)()
         source = f"bundled with scikit-image, in place of {name}: {type(error).__name__} on download"
-        return ImageTarget(stand_in, _square(pixels, size), source)
-    return ImageTarget(name, _square(pixels, size), "USC-SIPI, checksum verified")
+        return _target(stand_in, pixels, size, source)
+    return _target(name, pixels, size, "USC-SIPI, checksum verified")
+
+
+def _target(name: str, pixels: np.ndarray, size: int, source: str) -> ImageTarget:
+    recipe = {"make": "image", "name": name, "size": size, "sha256": _checksum(pixels)}
+    return ImageTarget(name, recipes.attach(_square(pixels, size), recipe), source)
+
+
+@recipes.makes("image")
+def _again(name: str, size: int, sha256: str) -> Float[Tensor, "3 H W"]:
+    """Values of an image as a recipe names them; the file at hand must be the one that the recipe was written for."""
+    found = image(name, size).values
+    if recipes.of(found)["sha256"] != sha256:
+        raise ValueError(f"the image {name!r} at hand is not the one with checksum {sha256[:12]}...; see SEPLIB_DATA")
+    return found
 
 
 def f1(x: Tensor, y: Tensor) -> Tensor:
@@ -152,6 +167,7 @@ def _square(pixels: np.ndarray, size: int) -> Float[Tensor, "3 H W"]:
     return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1))).float()
 
 
+@recipes.makes("truncated")
 def truncate(values: Tensor, rank: int) -> Float[Tensor, "C H W"]:
     """Best approximation of a given rank to each channel of an image, by its singular value decomposition (Table 8).
 
@@ -174,6 +190,7 @@ def truncate(values: Tensor, rank: int) -> Float[Tensor, "C H W"]:
     return ((U[..., :rank] * s[:, None, :rank]) @ V[:, :rank]).to(values.dtype)
 
 
+@recipes.makes("noisy")
 def noisy(values: Tensor, deviation: float, seed: int) -> Tensor:
     """An image with Gaussian noise of this standard deviation, not clipped; the same draw at every deviation (Table 7)."""
     if not deviation:

@@ -1,11 +1,9 @@
 """Solids as occupancy volumes: what the surface experiment is fitted to (Sec. A.12, Fig. 3)."""
 
-import contextlib
 import gzip
 import hashlib
 import math
 import os
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +14,9 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from seplib import recipes
 from seplib.meshes import check_sizes, read_mesh, voxelise
-from seplib.training import write_atomic
+from seplib.store import stored
 
 # Address and SHA-256: of the Stanford repository's archive; of the uncompressed PLY, which lies in an archive with others.
 _STANFORD = {
@@ -30,8 +29,6 @@ _STANFORD = {
 SURFACES = (*_STANFORD, "column")
 # Where the files' second axis comes to lie on a grid like the paper's, its second axis the longest and its third the shortest.
 _UP = {"thai-statue": (0, 1, 0), "stanford-dragon": (-1, 0, 0)}
-# Version of the voxeliser's numbers, part of the name of a stored volume.
-_NUMERICS = 1
 
 
 @dataclass(frozen=True)
@@ -56,8 +53,8 @@ def surface(name: str, sizes: Sequence[int]) -> VolumeTarget:
 
     The *Thai statue* is read from ``$SEPLIB_DATA/thai-statue.ply.gz`` or fetched once from the Stanford repository, 106 MB
     whose checksum is known. Where neither works, the *Stanford dragon* of ``$SEPLIB_DATA/stanford-dragon.ply.gz`` stands
-    in, and without that the "column", a twisted and fluted solid made here; name and source say so. With
-    ``$SEPLIB_CACHE`` set, a voxelised mesh is stored there with a checksum and found again.
+    in, and without that the "column", a twisted and fluted solid made here; name and source say so. A
+    voxelised mesh is stored, see :mod:`seplib.store`.
 
     Args:
         name: one of :data:`SURFACES`.
@@ -79,10 +76,11 @@ def surface(name: str, sizes: Sequence[int]) -> VolumeTarget:
             reasons.append(f"{candidate} ({error if isinstance(error, FileNotFoundError) else type(error).__name__})")
             continue
         instead = f", in place of {', '.join(reasons)}" if reasons else ""
-        return VolumeTarget(candidate, _stored(path, sizes), source + instead, _UP[candidate])
+        return VolumeTarget(candidate, _solid(candidate, sizes, _checksum(path)), source + instead, _UP[candidate])
     return VolumeTarget("column", column(sizes), f"made here by a formula, in place of {', '.join(reasons)}")
 
 
+@recipes.makes("column")
 def column(sizes: Sequence[int]) -> Bool[Tensor, "n1 n2 n3"]:
     """A twisted, fluted column along the second axis: the solid that needs no file (Sec. A.12).
 
@@ -114,19 +112,25 @@ def _find(name: str) -> tuple[Path, str]:
     return Path(path), "Stanford 3D Scanning Repository, checksum verified"
 
 
-def _stored(path: Path, sizes: Sequence[int]) -> Bool[Tensor, "n1 n2 n3"]:
-    """Volume of a mesh file, turned to fit, from ``$SEPLIB_CACHE`` where its checksum is right; else made, and stored there."""
-    location = os.environ.get("SEPLIB_CACHE")
-    if not location:
-        return voxelise(read_mesh(path), sizes, turn=True)
-    key = hashlib.sha256(path.read_bytes() + repr((tuple(sizes), _NUMERICS)).encode()).hexdigest()
-    stored = Path(location) / "volumes" / f"{key}.bits"
-    with contextlib.suppress(OSError, EOFError, zlib.error):  # not there, or damaged
-        content = gzip.decompress(stored.read_bytes())
-        if hashlib.sha256(content[32:]).digest() == content[:32]:
-            bits = np.unpackbits(np.frombuffer(content[32:], np.uint8), count=int(np.prod(sizes)))
-            return torch.from_numpy(bits.reshape(tuple(sizes)).astype(bool))
-    volume = voxelise(read_mesh(path), sizes, turn=True)
-    content = np.packbits(volume.numpy()).tobytes()
-    write_atomic(stored, gzip.compress(hashlib.sha256(content).digest() + content, mtime=0))
-    return volume
+def _checksum(path: Path) -> str:
+    return hashlib.sha256(gzip.decompress(path.read_bytes())).hexdigest()
+
+
+@recipes.makes("solid")
+def _solid(name: str, sizes: Sequence[int], sha256: str) -> Bool[Tensor, "n1 n2 n3"]:
+    return _voxels(name=name, sizes=list(sizes), sha256=sha256)
+
+
+@stored(
+    "solid",
+    tolerance=0.0,
+    dump=lambda volume: {"sizes": list(volume.shape), "bits": np.packbits(volume.numpy())},
+    load=lambda found: torch.from_numpy(
+        np.unpackbits(found["bits"], count=math.prod(found["sizes"])).astype(bool).reshape(found["sizes"])
+    ),
+)
+def _voxels(*, name: str, sizes: list[int], sha256: str) -> Bool[Tensor, "n1 n2 n3"]:
+    path, _ = _find(name)
+    if _checksum(path) != sha256:
+        raise ValueError(f"the mesh {name!r} at hand is not the one with checksum {sha256[:12]}...; see SEPLIB_DATA")
+    return voxelise(read_mesh(path), sizes, turn=True)

@@ -1,0 +1,43 @@
+"""Where a number comes from: commit, versions, device and threads (Sec. A.12)."""
+
+import functools
+import importlib.metadata
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_PACKAGES = ("seplib", "torch", "numpy", "scipy", "scikit-image", "matplotlib", "papermill")
+
+
+def provenance(device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Where a number comes from: commit, versions, device and threads (Sec. A.12).
+
+    The commit ends in ``+`` if the working tree had changes in the library or the notebooks.
+    """
+    device = torch.device(device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})"
+    versions = {"python": platform.python_version()}
+    versions |= {package: importlib.metadata.version(package) for package in _PACKAGES}
+    return {"commit": _commit(), "versions": versions, "device": name, "threads": torch.get_num_threads()}
+
+
+@functools.cache
+def _commit() -> str | None:
+    def git(*args: str) -> str:
+        return subprocess.run(
+            ["git", *args],
+            cwd=Path(__file__).parents[1],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=20,
+        ).stdout.strip()
+
+    try:
+        dirty = git("status", "--porcelain", "--", "seplib", "notebooks")
+        return git("rev-parse", "--short=10", "HEAD") + ("+" if dirty else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
