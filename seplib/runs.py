@@ -130,7 +130,7 @@ def take_turns(train: Callable[..., History], runs: Mapping[str, dict[str, Any]]
 @stored("image clock", tolerance=None)
 def _image_clock(*, target: Tensor, runs: dict, seed: int, rounds: int, device: torch.device) -> dict[str, np.ndarray]:
     def train(**own: Any) -> History:
-        return train_image(**{"target": target, "modulation": None, "seed": seed, "device": device} | own)[0]
+        return train_image(target, **own, seed=seed, device=device)[0]
 
     return take_turns(train, runs, rounds)
 
@@ -157,7 +157,17 @@ def _fit_image(
     reference: Tensor | None = None,
     checkpoint: Path | None = None,
 ) -> ImageRun:
-    history, output = train_image(target, network, descent, modulation, seed, device, mask, reference, checkpoint)
+    history, output = train_image(
+        target,
+        network,
+        descent,
+        modulation,
+        seed=seed,
+        device=device,
+        mask=mask,
+        reference=reference,
+        checkpoint=checkpoint,
+    )
     return ImageRun(history, output.cpu().numpy(), psnr_course(history, target, mask))
 
 
@@ -175,7 +185,8 @@ def train_image(
     target: Tensor,
     network: dict,
     descent: dict,
-    modulation: dict | None,
+    modulation: dict | None = None,
+    *,
     seed: int,
     device: torch.device,
     mask: Tensor | None = None,

@@ -145,6 +145,6 @@ def _look(
         looks["inside"].append((within / within[:, -1:]).cpu().numpy())
         looks["energy"].append(energy.cpu().numpy())
 
-    history, _ = train_image(target, network, descent, modulation, seed, device, callbacks=[look])
+    history, _ = train_image(target, network, descent, modulation, seed=seed, device=device, callbacks=[look])
     arrays = {name: np.array(part) for name, part in looks.items()}
     return Course(psnr_course(history, target), frequency=np.array(frequency), **arrays)

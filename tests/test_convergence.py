@@ -2,13 +2,12 @@
 
 import dataclasses
 
-import joblib
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from seplib import convergence, profiles, runs, setups, targets
+from seplib import convergence, profiles, runs, setups, store, targets
 from seplib.training import History
 
 CPU = torch.device("cpu")
@@ -81,9 +80,9 @@ def test_the_pace_is_the_mean_over_periods_without_the_first(monkeypatch):
     turns = iter([[9, 9, 5, 1, 7, 1], [9, 9, 3, 1, 5, 1]])
 
     def train(*_, **__):
-        return runs.ImageRun(History(seconds=np.cumsum([0.5, *next(turns)]).tolist()), np.zeros(1), np.zeros(1), {})
+        return History(seconds=np.cumsum([0.5, *next(turns)]).tolist()), None
 
-    monkeypatch.setattr(runs, "_train_image", train)
+    monkeypatch.setattr(runs, "train_image", train)
     settings = {"SepPGD": dataclasses.replace(TINY.run, update_every=2)}
     paces = runs.update_seconds(targets.image("astronaut", 12).values, settings, 0, CPU, rounds=2)
     assert {method: pace.tolist() for method, pace in paces.items()} == {"SepPGD": [5, 1]}
@@ -91,7 +90,8 @@ def test_the_pace_is_the_mean_over_periods_without_the_first(monkeypatch):
 
 def test_no_two_methods_share_a_stored_run():
     values = targets.image("astronaut", 12).values
-    keys = {joblib.hash(setups.run_arguments(values, method, TINY.run, 0, CPU)) for method in setups.SMALL_METHODS}
+    asked = [setups.run_arguments(values, method, TINY.run, 0, CPU) for method in setups.SMALL_METHODS]
+    keys = {store.file_name(store.describe(store.KINDS["image"], arguments)) for arguments in asked}
     assert len(keys) == 5
 
 

@@ -84,7 +84,7 @@ def test_the_share_inside_is_that_of_the_leading_eigenvectors(small, values):
     def keep(state):
         seen["model"], seen["axes"], seen["residual"] = state.model, state.axes, state.residual
 
-    runs._train_image(*setups.run_arguments(values, "SepNN", small.run, 0, CPU), checkpoints=None, callbacks=[keep])
+    runs.train_image(**setups.run_arguments(values, "SepNN", small.run, 0, CPU), callbacks=[keep])
     one = image_dynamics.courses(values, small, 0, CPU)["SepNN"]
     V = [
         torch.linalg.eigh(ntk.pseudo(f, x).double())[1][:, :, -3:] for f, x in zip(seen["model"].factors, seen["axes"])

@@ -38,7 +38,9 @@ def test_a_restart_is_a_new_optimizer_on_the_weights_of_that_moment(small, image
         settings = dataclasses.replace(small.run, restart=10)
         found = fit_image(values, method, settings, 0, CPU)
         arguments = setups.run_arguments(values, method, small.run, 0, CPU)
-        model, axes, optimizer, preconditioner = setups.prepare(values, *arguments[1:5])
+        model, axes, optimizer, preconditioner = setups.prepare(
+            values, arguments["network"], arguments["descent"], arguments.get("modulation"), 0
+        )
         training.fit(model, axes, values, optimizer, preconditioner, iterations=10)
         fresh = torch.optim.Adam(model.parameters(), small.run.learning_rate, fused=True)
         history = training.fit(model, axes, values, fresh, preconditioner, iterations=20)
@@ -116,7 +118,9 @@ def test_a_period_as_long_as_the_run_leaves_it_with_the_first_preconditioner(sma
     study = dataclasses.replace(small, periods=(10, 30))
     found = image_optimizer.renewals(values, study, 0, CPU)
     arguments = setups.run_arguments(values, "SepPGD", small.run, 0, CPU)
-    model, axes, optimizer, preconditioner = setups.prepare(values, *arguments[1:5])
+    model, axes, optimizer, preconditioner = setups.prepare(
+        values, arguments["network"], arguments["descent"], arguments.get("modulation"), 0
+    )
     first = {}
 
     def constant(residual, iteration):

@@ -145,26 +145,6 @@ def test_the_spectrum_table():
     assert (row["largest / median"], row["smallest ratio"], row["largest ratio"]) == (5.5, 2.0, 9.0)
 
 
-def test_a_finished_sweep_is_read_from_the_cache(tmp_path, monkeypatch):
-    calls = []
-
-    def compute(x):
-        calls.append(x)
-        return x + 1
-
-    monkeypatch.setattr(limit_runs, "_spread", compute)
-    compute.__module__, compute.__qualname__, compute.__name__ = "seplib.limit_runs", "_spread", "_spread"
-    assert ntk_runs.cached(compute, x=1) == 2
-    assert ntk_runs.cached(compute, x=1) == 2
-    assert calls == [1, 1], "without SEPLIB_CACHE everything is computed"
-    monkeypatch.setenv("SEPLIB_CACHE", str(tmp_path))
-    assert [ntk_runs.cached(compute, x=v) for v in (1, 1, 2, 1)] == [2, 2, 3, 2]
-    assert calls == [1, 1, 1, 2]
-    monkeypatch.setattr(ntk_runs, "NUMERICS", -1)
-    ntk_runs.cached(compute, x=1)
-    assert calls[-1] == 1 and len(calls) == 5, "a new version of the numerics computes anew"
-
-
 def test_slopes_with_their_interval():
     x = (1, 2, 4, 8)
     rng = np.random.default_rng(1)

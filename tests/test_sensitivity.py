@@ -80,7 +80,9 @@ def test_relu_is_tried_with_fewer_modulated_eigenvalues():
         assert row.gain == psnr[-1] - plain[-1] and row["best gain"] == psnr.max() - plain.max()
     assert table.ratio["relu", 1] == pytest.approx(1)
     arguments = setups.run_arguments(values, "SepNN", settings, 0, CPU)
-    model, axes, _, _ = setups.prepare(values, *arguments[1:5])
+    model, axes, _, _ = setups.prepare(
+        values, arguments["network"], arguments["descent"], arguments.get("modulation"), 0
+    )
     kernels = [ntk.pseudo(f, x)[c].double().numpy() for f, x in zip(model.factors, axes) for c in range(3)]
     falling = [np.linalg.svd(K, compute_uv=False) for K in kernels]
     assert table.ratio["relu", 3] == pytest.approx(np.mean([s[0] / s[2] for s in falling]), rel=1e-4)

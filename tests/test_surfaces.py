@@ -19,7 +19,7 @@ import pytest
 import torch
 import trimesh
 
-from seplib import metrics, profiles, rendering, surfaces, targets, tensorops, volumes
+from seplib import metrics, profiles, rendering, store, surfaces, targets, tensorops, volumes
 from seplib.training import History
 
 CPU = torch.device("cpu")
@@ -75,17 +75,17 @@ def test_a_stored_volume_is_found_and_a_damaged_one_made_anew(tmp_path, monkeypa
     whole = targets.surface("stanford-dragon", (12, 16, 11)).values
     monkeypatch.setenv("SEPLIB_CACHE", str(tmp_path / "cache"))
     assert torch.equal(targets.surface("stanford-dragon", (12, 16, 11)).values, whole)
-    (stored,) = (tmp_path / "cache" / "volumes").iterdir()
+    (stored,) = (tmp_path / "cache").iterdir()
     with monkeypatch.context() as patch:
         patch.setattr(volumes, "voxelise", lambda *_, **__: pytest.fail("computed again"))
         assert torch.equal(targets.surface("stanford-dragon", (12, 16, 11)).values, whole)
-    content = bytearray(gzip.decompress(stored.read_bytes()))
-    content[40] ^= 1
-    for damaged in (gzip.compress(bytes(content)), stored.read_bytes()[:50], b""):
+    whole_file = stored.read_bytes()
+    for damaged in (whole_file[:-100], whole_file.replace(b"solid", b"Solid", 1), b""):
         stored.write_bytes(damaged)
-        assert torch.equal(targets.surface("stanford-dragon", (12, 16, 11)).values, whole)
+        with pytest.warns(UserWarning, match=f"{stored} is damaged: .*; it is computed again"):
+            assert torch.equal(targets.surface("stanford-dragon", (12, 16, 11)).values, whole)
     assert targets.surface("stanford-dragon", (10, 16, 11)).values.shape == (10, 16, 11)
-    assert len(list((tmp_path / "cache" / "volumes").iterdir())) == 2
+    assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
 def test_bad_requests_are_named():
@@ -114,13 +114,16 @@ def test_iou_by_slabs_is_that_of_the_whole(monkeypatch, generator):
 def test_a_run_is_judged_on_its_output(method, column):
     run = surfaces.fit_surface(column.values, method, SMALL, 0, CPU)
     assert len(run.history.loss) == 31 and len(run.iou) == 5, "after 0, 8, 16, 24 and 30 updates"
-    assert run.iou[-1] == metrics.iou(run.values(), column.values) and run.iou[0] < run.iou[-1]
+    # The factors are kept in half precision: a voxel at the threshold may fall to the other side.
+    assert run.iou[-1] == pytest.approx(metrics.iou(run.values(), column.values), abs=5e-3)
+    assert run.iou[0] < run.iou[-1]
     loss = (run.values() - column.values.float()).double().square().sum().item() / 2
-    assert run.history.loss[-1][0] == pytest.approx(loss, rel=1e-3)
+    assert run.history.loss[-1][0] == pytest.approx(loss, rel=2e-3)
 
 
 def test_golden_run(column):
-    """As in tests/test_runs.py: if these change on purpose, raise setups.NUMERICS."""
+    """As in tests/test_runs.py: if these change on purpose, raise the numerics."""
+    assert store.KINDS["surface"].numerics == 1
     golden = {"SepNN": 0.7765, "SepPGD": 0.7804}
     found = {method: surfaces.fit_surface(column.values, method, SMALL, 3, CPU).iou[-1] for method in golden}
     assert found == pytest.approx(golden, abs=0.003)
@@ -136,7 +139,7 @@ def test_a_finished_run_is_read_from_the_cache_unless_something_changed(column, 
     def computed(*_):
         raise Computed
 
-    monkeypatch.setattr(surfaces, "_train_surface", computed)
+    monkeypatch.setattr(store, "_compute", computed)
     again = surfaces.fit_surface(column.values, "SepPGD", SMALL, 0, CPU)
     assert again.history == first.history and all(map(np.array_equal, again.factors, first.factors))
     changed = column.values.clone()
@@ -175,15 +178,15 @@ def test_a_killed_run_resumes_to_the_same_numbers(tmp_path):
     whole = start(tmp_path / "whole")
     killed = start(tmp_path / "killed")
     deadline = time.monotonic() + 120
-    while not list((tmp_path / "killed").glob("checkpoints/*.pt")):
+    while not list((tmp_path / "killed").glob("unfinished/*.pt")):
         assert killed.poll() is None and time.monotonic() < deadline
         time.sleep(0.005)
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
-    assert killed.returncode == -signal.SIGKILL and list((tmp_path / "killed").glob("checkpoints/*.pt"))
+    assert killed.returncode == -signal.SIGKILL and list((tmp_path / "killed").glob("unfinished/*.pt"))
     resumed = start(tmp_path / "killed")
     assert resumed.communicate(timeout=120)[0] == whole.communicate(timeout=120)[0] != ""
-    assert not list((tmp_path / "killed").glob("checkpoints/*.pt"))
+    assert not list((tmp_path / "killed").glob("unfinished/*.pt"))
 
 
 # Study -------------------------------------------------------------------------------------------------------------------
@@ -195,7 +198,7 @@ def test_the_search_tries_every_pair_with_plain_gradients(column, monkeypatch):
     def fake(volume, method, settings, seed, device):
         asked.append((method, settings.omega, settings.scale, settings.sizes))
         iou = [0.0, 0.2, settings.omega / 100, 0.9 if settings.scale else 0.1]
-        return surfaces.SurfaceRun(History(metrics={"IoU": iou}), [], {})
+        return surfaces.SurfaceRun(History(metrics={"IoU": iou}), [])
 
     monkeypatch.setattr(surfaces, "fit_surface", fake)
     found = surfaces.search(column, STUDY, 0, CPU)
@@ -207,7 +210,7 @@ def test_the_search_tries_every_pair_with_plain_gradients(column, monkeypatch):
 def test_table_and_criterion_follow_the_runs():
     def run(*iou):
         history = History(loss=[[0.0]] * 26, metrics={"IoU": list(iou)})
-        return surfaces.SurfaceRun(history, [], {})
+        return surfaces.SurfaceRun(history, [])
 
     full, small = (30, 50, 20), (6, 10, 4)
     runs = {
