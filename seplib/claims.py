@@ -184,6 +184,7 @@ class Report:
     def table(self, name: str, frame: pd.DataFrame) -> pd.DataFrame:
         """Save a table as ``NAME.csv`` and return it (Tables 1-9)."""
         self._save(f"{name}.csv", frame.to_csv(index=False, float_format="%.6g").encode())
+        self._save_record()  # with the runs that the table rests on
         return frame
 
     def figure(self, name: str, data: bytes) -> None:
@@ -191,8 +192,8 @@ class Report:
         self._save(name, data)
 
     def _save_record(self) -> None:
-        record = {"provenance": self._provenance, "seed": self.seed, "claims": list(self._claims.values())}
-        self._save("record.json", _json(record))
+        content = {"provenance": self._provenance, "seed": self.seed, "runs": store.used()}
+        self._save("record.json", _json(content | {"claims": list(self._claims.values())}))
 
     def _save(self, name: str, data: bytes) -> None:
         if self.folder is not None:
