@@ -96,7 +96,9 @@ def compare(committed: Path, executed: Path, names: list[str], rules: comparing.
         lines = comparing.differences(expected, executed, rules)
     for name in names:
         ours, theirs = ([run["run"] for run in _record(folder, name)["runs"]] for folder in (committed, executed))
-        lines += [f"{name}/record.json names the run {run}, which the notebook does not use" for run in {*ours} - {*theirs}]
+        lines += [
+            f"{name}/record.json names the run {run}, which the notebook does not use" for run in {*ours} - {*theirs}
+        ]
         lines += [f"{name}/record.json does not name the run {run}" for run in {*theirs} - {*ours}]
     return [f"{committed.name}/{line}" for line in lines]
 
@@ -113,9 +115,13 @@ def check_store(results: Path) -> list[str]:
             state = "names no runs, but is not in" if runs is None else "names its runs, but is in"
             lines.append(f"{record} {state} {results / WAITING}")
         named |= {run["run"]: (record, run) for run in runs or ()}
-    lines += [f"{results / WAITING} names {name}, which has no results" for name in waiting if not (results / name).is_dir()]
+    lines += [
+        f"{results / WAITING} names {name}, which has no results" for name in waiting if not (results / name).is_dir()
+    ]
     stored = {path.name: path for path in folder.glob("*")} if folder.is_dir() else {}
-    lines += [f"{folder / run} is missing; {record} rests on it" for run, (record, _) in named.items() if run not in stored]
+    lines += [
+        f"{folder / run} is missing; {record} rests on it" for run, (record, _) in named.items() if run not in stored
+    ]
     for name, path in sorted(stored.items()):
         if name not in named:
             lines.append(f"{path} is named by no record; nothing rests on it")
