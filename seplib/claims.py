@@ -21,7 +21,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from seplib.training import write_atomic
+from seplib.checkpoints import write_atomic
 
 VERDICTS = ("reproduced", "partly", "not reproduced", "not stated", "not run")
 _PACKAGES = ("seplib", "torch", "numpy", "scipy", "scikit-image", "matplotlib", "papermill")

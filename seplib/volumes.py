@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from seplib.checkpoints import write_atomic
 from seplib.meshes import check_sizes, read_mesh, voxelise
-from seplib.training import write_atomic
 
 # Address and SHA-256: of the Stanford repository's archive; of the uncompressed PLY, which lies in an archive with others.
 _STANFORD = {
