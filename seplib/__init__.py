@@ -4,22 +4,9 @@ A compact companion library to the paper of that title (ICLR 2026): one module f
 names the equation, theorem or section that it belongs to.
 """
 
-from seplib import (
-    activations,
-    approximation,
-    claims,
-    dynamics,
-    expansions,
-    kan,
-    kernel_pgd,
-    limits,
-    ntk,
-    pde,
-    preconditioning,
-    ridge,
-    targets,
-    tensorops,
-)
+import importlib
+from types import ModuleType
+
 from seplib.factors import FactorMLP, FourierFeatures
 from seplib.kernel_pgd import IGA, MSK
 from seplib.preconditioning import SepPGD
@@ -52,3 +39,14 @@ __all__ = [
     "targets",
     "tensorops",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Load a module when it is first asked for: some bring SciPy, pandas or scikit-image along, the networks need torch alone."""
+    if name in __all__:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from scipy.special import ndtr
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -176,7 +175,7 @@ def _gelu(_: float) -> Activation:
         lambda z: z * (z * z - 4) * _density(z),
         covariance,
         slope_covariance,
-        (float(ndtr(math.sqrt(2))) + math.exp(-1) / math.sqrt(math.pi), 2 / math.sqrt(2 * math.pi)),
+        ((1 + math.erf(1)) / 2 + math.exp(-1) / math.sqrt(math.pi), 2 / math.sqrt(2 * math.pi)),
     )
 
 

@@ -18,8 +18,9 @@ from typing import Any
 import pandas as pd
 import torch
 
+from seplib import store
+from seplib.checkpoints import write_atomic
 from seplib.provenance import provenance
-from seplib.training import write_atomic
 
 VERDICTS = ("reproduced", "partly", "not reproduced", "not stated", "not run")
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from seplib import ntk
-from seplib.preconditioning import Preconditioner, check_modulation, modulate
+from seplib.preconditioning import Preconditioner, check_modulation, modulate, restored
 
 
 def as_points(axes: Sequence[Tensor] | Tensor) -> Tensor:
@@ -76,7 +76,8 @@ class MSK:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Undo :meth:`state_dict`."""
-        self.preconditioner = Preconditioner(**state) if state else None
+        pair = (state["vectors"], state["damping"]) if state else None
+        self.preconditioner = pair and restored(pair, len(self.points), self.k, self.points)
 
 
 class IGA:
@@ -139,7 +140,9 @@ class IGA:
 
     def load_state_dict(self, state: dict[int, tuple[int, Tensor, Tensor]]) -> None:
         """Undo :meth:`state_dict`."""
-        self.preconditioners = {i: (made, Preconditioner(*pair)) for i, (made, *pair) in state.items()}
+        self.preconditioners = {
+            i: (made, restored(pair, len(self.batches[i]), self.k, self.points)) for i, (made, *pair) in state.items()
+        }
 
 
 def _flat(residual: Tensor, points: Tensor) -> Tensor:

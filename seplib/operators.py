@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
 from seplib import tensorops
@@ -77,6 +76,8 @@ class SymmetricOperator(ABC):
         return torch.stack(values), torch.stack(vectors)
 
     def _lanczos(self, member: int, k: int) -> tuple[Tensor, Tensor]:
+        from scipy.sparse.linalg import LinearOperator, eigsh  # half a second that few need
+
         def product(v: np.ndarray) -> np.ndarray:
             V = torch.from_numpy(v).to(self.device, self.dtype).reshape(1, *self.sizes)
             return self.product(V, slice(member, member + 1)).double().flatten().cpu().numpy()

@@ -259,8 +259,29 @@ class SepPGD:
         return {"preconditioners": [(p.vectors, p.damping) for p in self.preconditioners]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Undo :meth:`state_dict`."""
-        self.preconditioners = [Preconditioner(*pair) for pair in state["preconditioners"]]
+        """Undo :meth:`state_dict`.
+
+        Raises:
+            ValueError: the tensors do not fit the axes and k.
+        """
+        pairs, like = state["preconditioners"], self.axes[0]
+        if pairs and len(pairs) != len(self.axes):
+            raise ValueError(f"{len(self.axes)} preconditioners are needed, the state holds {len(pairs)}")
+        self.preconditioners = [restored(pair, x.numel(), self.k, like) for pair, x in zip(pairs, self.axes)]
+
+
+def restored(pair: Sequence[Tensor], points: int, k: int, like: Tensor) -> Preconditioner:
+    """A :class:`Preconditioner` from the tensors of a checkpoint, on the device of another tensor (Sec. 4).
+
+    Raises:
+        ValueError: tensors of other shapes than ``(E, points, k)`` and ``(E, k)``.
+    """
+    vectors, damping = pair
+    if tuple(vectors.shape[1:]) != (points, k) or tuple(damping.shape) != (len(vectors), k):
+        raise ValueError(
+            f"a preconditioner of {points} points and k = {k} cannot have {tuple(vectors.shape)} and {tuple(damping.shape)}"
+        )
+    return Preconditioner(vectors.to(like.device), damping.to(like.device))
 
 
 def check_modulation(

@@ -12,7 +12,7 @@ import papermill
 from papermill.exceptions import PapermillExecutionError
 
 from seplib import profiles
-from seplib.training import write_atomic
+from seplib.checkpoints import write_atomic
 
 # What papermill writes into a notebook's metadata beside these is a matter of one machine: paths and times of day.
 _KEPT_METADATA = ("parameters", "duration", "version")

@@ -12,9 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from seplib import metrics, pictures, profiles
+from seplib.checkpoints import write_atomic
 from seplib.meshes import MESHES, place, read_mesh, voxelise
 from seplib.rendering import isosurface
-from seplib.training import write_atomic
 
 _RUN = profiles.get("paper").surface.run
 # As in the surface experiment, but for the learning rate: with 0.005 a training may end in one of its collapses.

@@ -30,8 +30,8 @@ import torch
 from PIL import Image
 
 from seplib import recipes
+from seplib.checkpoints import write_atomic
 from seplib.provenance import provenance
-from seplib.training import write_atomic
 
 # What a file says of itself first; another layout gets another number.
 _FORMAT = "seplib run 1"

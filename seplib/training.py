@@ -1,9 +1,6 @@
 """The one training loop: any model, any torch optimizer, any preconditioner (Eqs. (6) and (7), Sec. A.12)."""
 
-import io
-import os
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,6 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from seplib import checkpoints
 from seplib.streaming import FullResidual, Preconditioning, StreamedResidual
 
 
@@ -121,7 +119,7 @@ def fit(
         callbacks: called with a :class:`State` after 0, 1, ..., ``iterations`` updates; the numbers they return are
             kept in the history.
         checkpoint: file to resume from if it is there, and to save to. A run that was killed goes on from its last
-            checkpoint and ends with the same numbers.
+            checkpoint and ends with the same numbers. A damaged file is kept aside with a warning, and the run starts over.
         checkpoint_every: updates between two saves.
         streamed: form neither Z nor R but their products with the factors only, for large grids of D >= 3; see
             :class:`seplib.streaming.StreamedResidual`.
@@ -133,7 +131,7 @@ def fit(
 
     Raises:
         ValueError: target and grid do not fit, the target is not finite, the mask does not fit or knows nothing, or there is
-            nothing to do.
+            nothing to do; a checkpoint of another run.
         TypeError: a streamed run of a model or with a preconditioner that cannot be streamed, or with a mask.
         FloatingPointError: the loss became NaN or infinite.
 
@@ -179,14 +177,16 @@ def descend(
         checkpoint_every: see there.
 
     Raises:
-        ValueError: nothing to do.
+        ValueError: nothing to do; a checkpoint of another run, see :func:`seplib.checkpoints.resume`.
         FloatingPointError: the loss became NaN or infinite.
     """
     if iterations < 1 or checkpoint_every < 1:
         raise ValueError(f"iterations and checkpoint_every must be at least 1, got {iterations}, {checkpoint_every}")
     history, start = History(), 0
     if checkpoint is not None:
-        history, start = _resume(Path(checkpoint), model, optimizer, preconditioner)
+        found = checkpoints.resume(Path(checkpoint), step, model, optimizer, preconditioner, iterations)
+        if found is not None:
+            history, start = History(**found), len(found["loss"]) - 1
     elapsed = history.seconds[-1] if history.seconds else 0.0
     # A resumed run has already recorded the entry of its first iteration.
     for iteration in tqdm(range(start, iterations + 1), initial=start, total=iterations + 1, disable=None, leave=False):
@@ -210,7 +210,7 @@ def descend(
                     history.metrics.setdefault(name, []).append(float(value))
             began += time.perf_counter() - paused
             if checkpoint is not None and not last and iteration > start and iteration % checkpoint_every == 0:
-                _save(Path(checkpoint), model, optimizer, preconditioner, history)
+                checkpoints.save(Path(checkpoint), step, model, optimizer, preconditioner, vars(history))
         if last:
             break
         optimizer.zero_grad(set_to_none=True)
@@ -250,50 +250,3 @@ def _checked_mask(mask: Tensor | None, target: Tensor) -> Tensor | None:
 def _check_loss(loss: Tensor, iteration: int) -> None:
     if not torch.isfinite(loss).all():
         raise FloatingPointError(f"training diverged: the loss is {loss.tolist()} after {iteration} updates")
-
-
-def _save(path: Path, model, optimizer, preconditioner, history: History) -> None:
-    state = {
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "preconditioner": getattr(preconditioner, "state_dict", dict)(),
-        "history": vars(history),
-    }
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    write_atomic(path, buffer.getvalue())
-
-
-def _resume(path: Path, model, optimizer, preconditioner) -> tuple[History, int]:
-    if not path.exists():
-        return History(), 0
-    try:
-        # weights_only: tensors and plain containers are read, code is never run.
-        state: dict[str, Any] = torch.load(path, weights_only=True, map_location=next(model.parameters()).device)
-        history = History(**state["history"])
-        model.load_state_dict(state["model"])
-    except Exception as error:  # whatever a damaged file provokes, the run can start over
-        warnings.warn(f"checkpoint {path} is damaged ({type(error).__name__}); starting over", stacklevel=3)
-        return History(), 0
-    optimizer.load_state_dict(state["optimizer"])
-    if hasattr(preconditioner, "load_state_dict"):
-        preconditioner.load_state_dict(state["preconditioner"])
-    return history, len(history.loss) - 1
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file so that a reader sees the old or the new content, never half of it (checkpoints, Sec. A.12).
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -106,12 +106,12 @@ KILLED = """
 import dataclasses, os, signal, sys, torch
 sys.path.insert(0, {tests!r})
 from test_pde_runs import *
-from seplib import training
-real, saved = training._save, []
+from seplib import checkpoints
+real = checkpoints.save
 def save(*arguments):
     real(*arguments)
     os.kill(os.getpid(), signal.SIGKILL)
-training._save = save
+checkpoints.save = save
 pde_runs.fit_equation(dataclasses.replace(LONG, method={method!r}), 0, CPU)
 """
 LONG = pde_runs.case(SETTINGS, "Klein-Gordon", OURS, **CHOICE, iterations=150)

@@ -1,12 +1,9 @@
-import re
-import warnings
-
 import pytest
 import torch
 from dense import agree, cp_value, grid_points, kronecker_sum, modulation, pseudo_ntk
 
 from seplib import SepPGD, fit
-from seplib.training import State, write_atomic
+from seplib.training import State
 
 
 def problem(make_cp, sizes=(6, 5), **kwargs):
@@ -123,29 +120,6 @@ def test_a_cut_run_resumes_to_the_same_numbers(preconditioned, cut, make_cp, tmp
         assert torch.equal(a, b)
 
 
-def test_a_damaged_checkpoint_is_noticed_and_the_run_starts_over(make_cp, tmp_path):
-    model, axes, target = problem(make_cp)
-    other = clone(model, make_cp, (6, 5))
-    path = tmp_path / "run.pt"
-    whole = fit(model, axes, target, iterations=4, checkpoint=path, checkpoint_every=2)
-    path.write_bytes(path.read_bytes()[:-200])
-    with pytest.warns(UserWarning, match=rf"checkpoint {re.escape(str(path))} is damaged \(\w+\); starting over"):
-        again = fit(other, axes, target, iterations=4, checkpoint=path)
-    assert again.loss == whole.loss
-
-
-def test_a_checkpoint_cannot_run_code(make_cp, tmp_path):
-    class Evil:
-        def __reduce__(self):
-            return (warnings.warn, ("code was run",))
-
-    model, axes, target = problem(make_cp)
-    path = tmp_path / "evil.pt"
-    torch.save({"model": Evil()}, path)
-    with pytest.warns(UserWarning, match="is damaged"):
-        fit(model, axes, target, iterations=1, checkpoint=path)
-
-
 @pytest.mark.parametrize("sizes", [(6, 5), (4, 3, 5)])
 def test_nothing_is_made_on_another_device(sizes, make_cp):
     """A whole SepPGD step on the meta device: one tensor created on the CPU would stop it."""
@@ -179,21 +153,3 @@ def test_bad_arguments_are_named(make_cp):
         fit(model, axes, torch.zeros(2, 6, 5), mask=torch.ones(6, 5, dtype=torch.bool), streamed=True)
     with pytest.raises(FloatingPointError, match=r"training diverged: the loss is .* after \d+ updates"):
         fit(model, axes, torch.ones(6, 5), torch.optim.SGD(model.parameters(), lr=1e200), iterations=20)
-
-
-def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "deep" / "file"
-    write_atomic(path, b"old")
-
-    class Full:
-        def __enter__(self):
-            raise OSError("disk full")
-
-        def __exit__(self, *_):
-            pass
-
-    monkeypatch.setattr(type(path), "open", lambda *_: Full())
-    with pytest.raises(OSError, match="disk full"):
-        write_atomic(path, b"new")
-    monkeypatch.undo()
-    assert path.read_bytes() == b"old" and list(path.parent.iterdir()) == [path]
