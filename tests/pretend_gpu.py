@@ -144,7 +144,9 @@ def _from_values(factory):
             device = DEVICE
         if device is None or torch.device(device).type != NAME:
             requires = {"requires_grad": True} if requires_grad else {}
-            return factory(data.cpu() if isinstance(data, OnDevice) else data, *args, device=device, **requires, **kwargs)
+            return factory(
+                data.cpu() if isinstance(data, OnDevice) else data, *args, device=device, **requires, **kwargs
+            )
         made = data if isinstance(data, OnDevice) else factory(data, *args, **kwargs)
         return made.to(DEVICE, kwargs.get("dtype")).requires_grad_(requires_grad)
 
