@@ -286,6 +286,6 @@ def _wrap(x, given: dict[int, OnDevice], here: bool):
 
 _fallback, _own = Library("_", "IMPL"), Library("aten", "IMPL")
 _fallback.fallback(_run, "PrivateUse1")
-# torch's own way to an identity matrix changes the shape of an empty tensor.
-for _op in (aten.eye.default, aten.eye.m):
+# torch's own way to these changes the shape of an empty tensor.
+for _op in (aten.eye.default, aten.eye.m, aten.arange.default, aten.arange.start, aten.arange.start_step):
     _own.impl(_op, functools.partial(_run, _op), "PrivateUse1")
