@@ -3,7 +3,7 @@
 The program goes the way the proof goes. First a separable expansion g with ``|f - g| < eps / 2`` (:mod:`seplib.interpolation`
 in the place of the Stone-Weierstrass theorem). Then each univariate factor of g is fitted by a two-layer network of the
 theorem's class to the tolerance delta that the error bound asks for; with the hidden layer fixed this is a linear least
-squares problem. All in float64 on the CPU.
+squares problem. All in float64; these steps are LAPACK's, on the CPU, and what they give is measured on any device.
 """
 
 import itertools
@@ -95,11 +95,13 @@ def approximate(
     max_width: int = 2048,
     max_degree: int = 16_384,
     seed: int = 0,
+    device: torch.device | str = "cpu",
 ) -> tuple[Model, Certificate]:
     """Separable network with sup error below eps, built the way the proof goes (Theorem 1).
 
     Args:
-        f: continuous, vectorised: of D arguments ``(N,)`` or of one argument ``(N, D)``, float64 tensors.
+        f: continuous, vectorised: of D arguments ``(N,)`` or of one argument ``(N, D)``, float64 tensors on the CPU and, for
+            the certificate, on ``device``.
         domain: D >= 2 intervals (a, b), the box on which f is approximated.
         eps: the accuracy, in the supremum norm.
         form: "CP", "TT" or "Tucker".
@@ -109,6 +111,7 @@ def approximate(
         max_width: largest width of a factor network, at least 4.
         max_degree: largest degree of the expansion.
         seed: of the random points f is sampled at.
+        device: where the network's errors are measured, most of the work, and where it is returned.
 
     Returns:
         A :class:`seplib.CP` (without scale), :class:`seplib.TT` or :class:`seplib.Tucker` network in float64 whose factors
@@ -128,7 +131,7 @@ def approximate(
     g = expand(f, domain, eps / 2, form, max_rank=max_rank, max_degree=max_degree, seed=seed)
     width = min(16, max_width)
     while True:
-        model = fit_factors(g, sigma, width)
+        model = fit_factors(g, sigma, width).to(device)
         M, delta = factor_errors(g, model)
         bound = _terms(g) * len(domain) * M ** (len(domain) - 1) * delta
         if bound < eps / 2:
@@ -139,7 +142,7 @@ def approximate(
                 f"factor errors of {delta:.1e}, so an error bound of {bound:.1e} where {eps / 2:g} is needed"
             )
         width = min(2 * width, max_width)
-    certificate = certify(ask, domain, g, model, eps, seed=seed)
+    certificate = certify(ask, domain, g.to(device), model, eps, seed=seed)
     if not certificate.error < eps:
         raise ValueError(
             f"eps = {eps:g} is out of reach: the network's error is {certificate.error:.1e} at points that the expansion "
@@ -157,7 +160,7 @@ def certify(
         f: as for :func:`approximate`.
         domain: D intervals (a, b).
         g: expansion with :class:`seplib.expansions.ChebyshevFactor` factors.
-        model: network of the same form and ranks.
+        model: network of the same form and ranks, on the same device, where f is asked as well.
         eps: the accuracy that was asked for.
         seed: of the random points, which differ from those of the construction.
     """
@@ -165,10 +168,11 @@ def certify(
     M, delta = factor_errors(g, model)
     terms = _terms(g)
     degrees = tuple(len(c.coefficients) - 1 for c in g.factors)
-    axes = _finer_axes(domain, degrees)
+    device = model.factors[0].weights[0].device
+    axes = [x.to(device) for x in _finer_axes(domain, degrees)]
     gap, expansion_error, error_grid = _grid_errors(ask, axes, g, model)
     generator = torch.Generator().manual_seed(seed + 1)
-    X = random_points(domain, 100_000, generator)
+    X = random_points(domain, 100_000, generator).to(device)
     wanted = ask(X)
     with torch.no_grad():
         network, series = (torch.cat([m.points(x)[0] for x in X.split(_BLOCK)]) for m in (model, g))
@@ -207,7 +211,9 @@ def _profiles(g: Model, model: Model) -> list[tuple[Tensor, Tensor]]:
         for series, factor in zip(g.factors, model.factors):
             # Denser than the nodes of the fit, and not the same ones.
             n = 8 * max(len(series.coefficients), factor.weights[0].shape[1]) + 1001
-            x, exact = expansions.place(expansions.nodes(n), series.interval), expansions.at_nodes(series, n)
+            device = factor.weights[0].device
+            x = expansions.place(expansions.nodes(n), series.interval).to(device)
+            exact = expansions.at_nodes(series, n).to(device)
             fitted = torch.cat([factor(part)[0] for part in x.split(_BLOCK)])
             maxima = torch.maximum(exact.abs().amax(0), fitted.abs().amax(0))
             profiles.append((maxima, (exact - fitted).abs().amax(0)))
@@ -256,7 +262,7 @@ def _finer_axes(domain: Sequence[Interval], degrees: Sequence[int]) -> list[Tens
 def _grid_errors(ask, axes: list[Tensor], g: Model, model: Model) -> tuple[float, float, float]:
     first, *rest = axes
     step = max(1, 1_000_000 // math.prod(len(x) for x in rest))
-    largest = torch.zeros(3, dtype=torch.float64)
+    largest = first.new_zeros(3)
     for rows in first.split(step):
         wanted = ask(torch.cartesian_prod(rows, *rest)).reshape(len(rows), *(len(x) for x in rest))
         with torch.no_grad():

@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 
@@ -15,7 +14,7 @@ from scipy import stats
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from seplib import ntk
+from seplib import clock, ntk
 from seplib.factors import FactorMLP
 from seplib.kernel_pgd import IGA, MSK, as_points
 from seplib.plotting import COLOURS
@@ -44,14 +43,7 @@ def operations(call: Callable[[], object]) -> int:
 
 def seconds(call: Callable[[], object], repeats: int, device: torch.device) -> float:
     """Least time of several calls (Sec. A.1.1)."""
-    times = []
-    for _ in range(repeats + 1):
-        began = time.perf_counter()
-        call()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - began)
-    return min(times[1:])
+    return min([clock.seconds(call, device) for _ in range(repeats + 1)][1:])
 
 
 @contextmanager

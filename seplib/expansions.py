@@ -204,7 +204,8 @@ def at_nodes(series: ChebyshevFactor, n: int) -> Float[Tensor, "n R"]:
     >>> at_nodes(ChebyshevFactor(torch.tensor([[0.0], [2.0]]), (0.0, 1.0)), 2).flatten()
     tensor([ 1.4142, -1.4142], dtype=torch.float64)
     """
-    return torch.from_numpy(values_at_nodes(series.coefficients.numpy().astype(float), n))
+    values = values_at_nodes(series.coefficients.cpu().numpy().astype(float), n)
+    return torch.from_numpy(values).to(series.coefficients.device)
 
 
 def nodes(n: int) -> Float[Tensor, " n"]:

@@ -73,7 +73,13 @@ FUNCTIONS = {
 }  # fmt: skip
 
 
-def survey(names: Sequence[str], eps: Sequence[float], eps_analytic: Sequence[float], seed: int) -> list[tuple]:
+def survey(
+    names: Sequence[str],
+    eps: Sequence[float],
+    eps_analytic: Sequence[float],
+    seed: int,
+    device: torch.device | str = "cpu",
+) -> list[tuple]:
     """Approximate every function in every form at every accuracy (Theorem 1).
 
     Args:
@@ -81,6 +87,7 @@ def survey(names: Sequence[str], eps: Sequence[float], eps_analytic: Sequence[fl
         eps: accuracies for all of them.
         eps_analytic: further accuracies for the analytic ones.
         seed: of the random points.
+        device: see :func:`seplib.approximation.approximate`.
 
     Returns:
         (name, :class:`seplib.approximation.Certificate`) pairs.
@@ -89,19 +96,21 @@ def survey(names: Sequence[str], eps: Sequence[float], eps_analytic: Sequence[fl
     for name, form in itertools.product(names, FORMS):
         function = FUNCTIONS[name]
         for accuracy in (*eps, *(eps_analytic if function.analytic else ())):
-            _, certificate = approximation.approximate(function.f, function.domain, accuracy, form, seed=seed)
+            _, certificate = approximation.approximate(
+                function.f, function.domain, accuracy, form, seed=seed, device=device
+            )
             found.append((name, certificate))
     return found
 
 
-def closure_table(pair: Sequence[str], eps: float) -> pd.DataFrame:
+def closure_table(pair: Sequence[str], eps: float, device: torch.device | str = "cpu") -> pd.DataFrame:
     """Ranks of two expansions, their sum and product in every form, and the two's largest error (Theorem 1, Sec. A.5)."""
     f, rows = [FUNCTIONS[name] for name in pair], []
-    X = interpolation.random_points(f[0].domain, 1000, torch.Generator().manual_seed(0))
+    X = interpolation.random_points(f[0].domain, 1000, torch.Generator().manual_seed(0)).to(device)
     for form in FORMS:
         g, h = (interpolation.expand(part.f, part.domain, eps, form) for part in f)
         models = {"g": g, "h": h, "g + h": expansions.add(g, h), "g h": expansions.multiply(g, h)}
-        G, H, total, product = (model.points(X).detach() for model in models.values())
+        G, H, total, product = (model.to(device).points(X).detach() for model in models.values())
         error = torch.maximum((total - G - H).abs(), (product - G * H).abs()).max().item()
         shown = {name: " ".join(map(str, expansions.ranks(model))) for name, model in models.items()}
         rows.append({"form": form, **shown, "largest error": error})
@@ -131,25 +140,33 @@ def certificate_cases(table: pd.DataFrame, form: str) -> dict[str, bool]:
     return {f"{name}, eps {eps:g}": bool(holds) for name, eps, holds in zip(rows.function, rows.eps, held)}
 
 
-def width_curve(g: Model, activation: str | Activation, widths: Sequence[int]) -> pd.DataFrame:
+def width_curve(
+    g: Model, activation: str | Activation, widths: Sequence[int], device: torch.device | str = "cpu"
+) -> pd.DataFrame:
     """Largest factor error delta over the width, the second step of Theorem 1, with the slope of its last octave.
 
     Args:
         g: expansion, from :func:`seplib.interpolation.expand`.
         activation: name or object.
         widths: ascending, each twice the one before.
+        device: where the errors are measured.
 
     Returns:
         Columns ``activation``, ``width``, ``delta``, ``slope``: of log delta in log width from the width before to this one.
     """
-    errors = [approximation.factor_errors(g, univariate.fit_factors(g, activation, width))[1] for width in widths]
+    networks = (univariate.fit_factors(g, activation, width).to(device) for width in widths)
+    errors = [approximation.factor_errors(g, network)[1] for network in networks]
     slopes = np.diff(np.log(errors), prepend=np.nan) / np.diff(np.log(widths), prepend=np.nan)
     name = activations.get(activation).name
     return pd.DataFrame({"activation": name, "width": widths, "delta": errors, "slope": slopes})
 
 
 def activation_study(
-    eps: float, widths: Sequence[int], polynomial_widths: Sequence[int], degrees=(2, 3, 5)
+    eps: float,
+    widths: Sequence[int],
+    polynomial_widths: Sequence[int],
+    degrees=(2, 3, 5),
+    device: torch.device | str = "cpu",
 ) -> pd.DataFrame:
     """Curves of :func:`width_curve` on the function "cosine" for every activation and some powers (Theorem 1).
 
@@ -158,11 +175,13 @@ def activation_study(
         widths: for :data:`seplib.activations.NAMES`.
         polynomial_widths: for z^p.
         degrees: values of p.
+        device: where the errors are measured.
     """
     target = FUNCTIONS["cosine"]
     g = interpolation.expand(target.f, target.domain, eps, "CP")
-    curves = [width_curve(g, name, widths) for name in activations.NAMES]
-    return pd.concat(curves + [width_curve(g, power(p), polynomial_widths) for p in degrees], ignore_index=True)
+    curves = [width_curve(g, name, widths, device) for name in activations.NAMES]
+    curves += [width_curve(g, power(p), polynomial_widths, device) for p in degrees]
+    return pd.concat(curves, ignore_index=True)
 
 
 def activation_cases(curves: pd.DataFrame, floor: float = 1e-10) -> dict[str, bool]:
@@ -219,7 +238,9 @@ def form_curves(name: str, ranks: Sequence[int]) -> pd.DataFrame:
     return pd.concat([rank_curve(FUNCTIONS[name], form, ranks) for form in FORMS], ignore_index=True)
 
 
-def ridge_network(function: Function, width: int, activation: str = "tanh", seed: int = 0) -> tuple[MLP, float]:
+def ridge_network(
+    function: Function, width: int, activation: str = "tanh", seed: int = 0, device: torch.device | str = "cpu"
+) -> tuple[MLP, float]:
     """A two-layer MLP without separable structure, fitted the same way, to compare parameter counts with (Theorem 1).
 
     Random directions and offsets, output weights by least squares at random points, eight for each neuron.
@@ -229,6 +250,7 @@ def ridge_network(function: Function, width: int, activation: str = "tanh", seed
         width: W.
         activation: name.
         seed: of directions and points.
+        device: where its error is measured.
 
     Returns:
         The network, ``W (D + 2)`` parameters (an output bias that stays zero left out), and its largest error at random
@@ -249,15 +271,17 @@ def ridge_network(function: Function, width: int, activation: str = "tanh", seed
     with torch.no_grad():
         model.weights[0][0], model.biases[0][0] = directions, offsets
         model.weights[1][0, 0], model.biases[1][0] = torch.from_numpy(weights), 0.0
-        X = interpolation.random_points(function.domain, 20_000, generator)
+        model, X = model.to(device), interpolation.random_points(function.domain, 20_000, generator).to(device)
         return model, (model.points(X)[0] - f(X)).abs().max().item()
 
 
-def parameter_table(names: Sequence[str], widths: Sequence[int], seed: int) -> pd.DataFrame:
+def parameter_table(
+    names: Sequence[str], widths: Sequence[int], seed: int, device: torch.device | str = "cpu"
+) -> pd.DataFrame:
     """Errors and parameter counts of :func:`ridge_network` for several functions and widths (Theorem 1)."""
     rows = []
     for name, width in itertools.product(names, widths):
-        _, error = ridge_network(FUNCTIONS[name], width, seed=seed)
+        _, error = ridge_network(FUNCTIONS[name], width, seed=seed, device=device)
         rows.append(
             {"function": name, "width": width, "parameters": width * (FUNCTIONS[name].dims + 2), "error": error}
         )

@@ -91,7 +91,7 @@ class JetPass:
             gradients.append(self.gradient[start:stop].view(shape))
             with torch.no_grad():
                 for parameter, place in zip(group, tensors[-1].chunk(len(group))):
-                    parameter.data = place.copy_(parameter)
+                    parameter.set_(place.copy_(parameter))
             start = stop
         depth = len(self.scales)
         self._weights, self._transposed = tensors[:depth], [weight.mT for weight in tensors[:depth]]
@@ -249,7 +249,8 @@ class PointFields:
         if any(sum(map(bool, order)) > 1 for order in orders):
             raise ValueError(f"a plain network's jets hold no mixed derivatives, got orders {list(orders)}")
         # Row of the jet that holds each field: 0 is the value, 1 + d and 1 + D + d are the derivatives along axis d.
-        self.rows = torch.tensor([sum((o - 1) * dims + d + 1 for d, o in enumerate(order) if o) for order in orders])
+        rows = [sum((o - 1) * dims + d + 1 for d, o in enumerate(order) if o) for order in orders]
+        self.rows = torch.tensor(rows, device=axes[0].device)
         self.axes, self.copies, self.shape = list(axes), model.ensemble, [x.numel() for x in axes]
         X = torch.cartesian_prod(*axes)
         directions = torch.eye(dims, dtype=X.dtype, device=X.device)[:, None].expand(-1, len(X), -1)

@@ -48,7 +48,7 @@ class KANLayer(nn.Module):
         outputs: number of outputs E.
         intervals: number of spline intervals on [-1, 1].
         degree: of the splines; K = intervals + degree basis functions.
-        generator, dtype: of the initial coefficients.
+        generator, dtype, device: of the initial coefficients, which are drawn on the generator's device.
 
     Raises:
         ValueError: a size below 1 or a negative degree.
@@ -66,15 +66,17 @@ class KANLayer(nn.Module):
         degree: int = 3,
         generator: torch.Generator | None = None,
         dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
     ):
         super().__init__()
         if min(inputs, outputs, intervals) < 1 or degree < 0:
             raise ValueError(f"sizes must be positive, got {inputs}, {outputs}, {intervals} and degree {degree}")
         dtype = dtype or torch.get_default_dtype()
-        step = 2 / intervals
-        self.register_buffer("knots", -1 + step * torch.arange(-degree, intervals + degree + 1, dtype=dtype))
+        knots = -1 + 2 / intervals * torch.arange(-degree, intervals + degree + 1, dtype=dtype)
+        self.register_buffer("knots", knots.to(device))
         self.degree = degree
-        draw = torch.randn(outputs, inputs, intervals + degree + 1, generator=generator, dtype=torch.float64).to(dtype)
+        source = dict(generator=generator, device=generator and generator.device)
+        draw = torch.randn(outputs, inputs, intervals + degree + 1, dtype=torch.float64, **source).to(device, dtype)
         self.weight = nn.Parameter(draw[..., 0] / inputs**0.5)
         self.spline = nn.Parameter(draw[..., 1:])
 

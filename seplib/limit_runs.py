@@ -80,8 +80,8 @@ def spreads(settings: NtkLimitsSettings, seed: int, device: torch.device) -> tup
 def _spread(*, width, rank, side, activation, copies, seed, device) -> float:
     _, X = square(side, device)
     mean = limits.deterministic(activation, X)
-    total = sum((K - mean).square().sum().item() for K in kernels(width, rank, X, copies, activation, seed))
-    return math.sqrt(total / copies) / mean.norm().item()
+    total = sum((K - mean).square().sum() for K in kernels(width, rank, X, copies, activation, seed))
+    return math.sqrt(total.item() / copies) / mean.norm().item()
 
 
 def predicted_spread(settings: NtkLimitsSettings, rank: int) -> float:
@@ -108,9 +108,8 @@ TEST_POINTS = ((-0.8, 0.3), (0.1, -0.6), (0.7, 0.9))
 def _random_entries(*, width, activation, rank, samples, seed, device) -> tuple[np.ndarray, np.ndarray]:
     X = torch.tensor(TEST_POINTS, dtype=torch.float64, device=device)
     wide = torch.cat(list(kernels(width, rank, X, samples, activation, seed)))
-    generator = torch.Generator(device).manual_seed(seed + 1)
-    draws = limits.sample_random(activation, X, rank, samples, generator)
-    i, j = torch.triu_indices(len(X), len(X))
+    draws = limits.sample_random(activation, X, rank, samples, torch.Generator().manual_seed(seed + 1))
+    i, j = torch.triu_indices(len(X), len(X), device=device)
     return wide[:, i, j].cpu().numpy(), draws[:, i, j].cpu().numpy()
 
 

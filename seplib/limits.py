@@ -120,7 +120,8 @@ def sample_random(
         X: ``(N, D)`` points.
         rank: R.
         samples: number of draws.
-        generator: on the device of X; torch's default generator if None.
+        generator: source of the draws, which are made on its device: a seed means the same draws wherever X is; torch's
+            default generator if None.
         omega: frequency of "sine" and "cos".
 
     Returns:
@@ -141,8 +142,8 @@ def sample_random(
         # Points with a coordinate in common make the covariance singular: a symmetric root bears that, Cholesky's does not.
         values, vectors = torch.linalg.eigh(covariance)
         root = vectors * values.clamp_min(0).sqrt()
-        draw = torch.randn(samples, rank, len(X), dtype=X.dtype, device=X.device, generator=generator)
-        paths.append(draw @ root.mT)
+        source = dict(generator=generator, device=generator and generator.device)
+        paths.append(torch.randn(samples, rank, len(X), dtype=X.dtype, **source).to(X.device) @ root.mT)
     total = 0
     for d, kernel in enumerate(kernels):
         a = _others(paths, d)

@@ -30,9 +30,11 @@ def network(
 
 def stack(models: Sequence[nn.Module]) -> nn.Module:
     """Join networks of one shape along the ensemble axis, ten seeds in one pass (Fig. 1); the first one is changed."""
-    with torch.no_grad():
-        for first, *others in zip(*(model.parameters() for model in models)):
-            first.data = torch.cat([first, *others])
+    states = [dict(model.named_parameters()) for model in models]
+    for path in states[0]:
+        owner, _, name = path.rpartition(".")
+        joined = nn.Parameter(torch.cat([state[path].detach() for state in states]))
+        setattr(models[0].get_submodule(owner), name, joined)
     return models[0]
 
 
@@ -52,23 +54,10 @@ def by_jacobian(model: nn.Module, X: Tensor) -> Float[Tensor, "E N N"]:
     Returns:
         ``(E, N, N)``. Cost: N backward passes, ``2 E N^2 P`` operations and ``E N P`` numbers of memory.
     """
-    wrapper = _Points(model)
-    parameters = {name: p.detach() for name, p in wrapper.named_parameters()}
-
-    def outputs(parameters: dict[str, Tensor]) -> Tensor:
-        return torch.func.functional_call(wrapper, parameters, (X,)).sum(0)  # the copies share no parameter
-
-    jacobians = torch.func.jacrev(outputs)(parameters)
-    return sum(torch.einsum("nep,mep->enm", J.flatten(2), J.flatten(2)) for J in jacobians.values())
-
-
-class _Points(nn.Module):
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-
-    def forward(self, X: Tensor) -> Tensor:
-        return self.model.points(X)
+    outputs = model.points(X).sum(0)  # the copies share no parameter
+    rows = [torch.autograd.grad(output, list(model.parameters()), retain_graph=True) for output in outputs]
+    jacobians = [torch.stack(gradients).flatten(2) for gradients in zip(*rows)]
+    return sum(torch.einsum("nep,mep->enm", J, J) for J in jacobians)
 
 
 def exactness(settings: NtkExactSettings, seed: int, device: torch.device) -> pd.DataFrame:

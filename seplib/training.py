@@ -1,6 +1,6 @@
 """The one training loop: any model, any torch optimizer, any preconditioner (Eqs. (6) and (7), Sec. A.12)."""
 
-import time
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,8 +11,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from seplib import checkpoints
+from seplib import checkpoints, clock
 from seplib.streaming import FullResidual, Preconditioning, StreamedResidual
+
+# Updates whose losses a GPU keeps until the host asks: asking is waiting, and meanwhile the GPU runs out of work.
+BLOCK = 100
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,8 @@ class State:
         axes: the training grid or points, as given.
         target: the data, ``(E, n_1, ..., n_D)`` or ``(E, N)``.
         optimizer, preconditioner: what moves the model; None for no preconditioner.
-        seconds: training time so far; the callbacks' own time is left out.
         predict: gives the prediction; a streamed run forms it only if a callback asks.
+        elapsed: gives the training time.
     """
 
     iteration: int
@@ -35,8 +38,8 @@ class State:
     target: Tensor
     optimizer: torch.optim.Optimizer
     preconditioner: Any
-    seconds: float
     predict: Callable[[], Tensor]
+    elapsed: Callable[[], float]
 
     @cached_property
     def prediction(self) -> Tensor:
@@ -48,6 +51,11 @@ class State:
         """Prediction minus target (Eq. (6))."""
         return self.prediction - self.target
 
+    @cached_property
+    def seconds(self) -> float:
+        """Training time so far, callbacks and checkpoints left out; a GPU is waited for (Fig. 7)."""
+        return self.elapsed()
+
 
 @dataclass
 class History:
@@ -55,7 +63,7 @@ class History:
 
     Attributes:
         loss: half the squared residual norm of Eq. (6), one list of E numbers an entry.
-        seconds: training time in seconds, callbacks left out.
+        seconds: training time in seconds, callbacks and checkpoints left out; on a GPU the time of its own work, not of the host.
         metrics: what the callbacks returned, by name.
     """
 
@@ -78,7 +86,7 @@ class Step(Protocol):
         """Evaluate the model (Eq. (6))."""
 
     def loss(self) -> Tensor:
-        """Value of each copy, ``(E,)`` (Eq. (6))."""
+        """Value of each copy, ``(E,)`` (Eq. (6)), in memory of its own: it may be looked at many updates later."""
 
     def backward(self, iteration: int) -> None:
         """Set the parameters' gradients (Eq. (7))."""
@@ -117,7 +125,8 @@ def fit(
             :class:`seplib.SepPGD`; None for plain descent.
         iterations: number of updates.
         callbacks: called with a :class:`State` after 0, 1, ..., ``iterations`` updates; the numbers they return are
-            kept in the history.
+            kept in the history. One that fetches a number from a GPU, or asks for ``seconds``, makes the host wait, so it
+            should do that only when it measures.
         checkpoint: file to resume from if it is there, and to save to. A run that was killed goes on from its last
             checkpoint and ends with the same numbers. A damaged file is kept aside with a warning, and the run starts over.
         checkpoint_every: updates between two saves.
@@ -176,6 +185,10 @@ def descend(
         checkpoint: see there.
         checkpoint_every: see there.
 
+    On a GPU the host runs ahead: it fetches the losses every :data:`BLOCK` updates, before a checkpoint and at the end, and waits
+    for nothing in between that the callbacks and the preconditioner do not ask for. Divergence is noticed there, by the
+    first loss that is not finite; the model has then been updated beyond it, and callbacks may have seen it so.
+
     Raises:
         ValueError: nothing to do; a checkpoint of another run, see :func:`seplib.checkpoints.resume`.
         FloatingPointError: the loss became NaN or infinite.
@@ -187,37 +200,88 @@ def descend(
         found = checkpoints.resume(Path(checkpoint), step, model, optimizer, preconditioner, iterations)
         if found is not None:
             history, start = History(**found), len(found["loss"]) - 1
-    elapsed = history.seconds[-1] if history.seconds else 0.0
-    # A resumed run has already recorded the entry of its first iteration.
-    for iteration in tqdm(range(start, iterations + 1), initial=start, total=iterations + 1, disable=None, leave=False):
-        began = time.perf_counter()
-        last = iteration == iterations
-        with torch.set_grad_enabled(not last):
-            step.forward()
-        if len(history.loss) == iteration:
-            loss = step.loss()
-            if not loss.is_meta:
-                _check_loss(loss, iteration)
-                history.loss.append(loss.tolist())
-            elapsed_now = elapsed + time.perf_counter() - began
-            history.seconds.append(elapsed_now)
-            state = State(
-                iteration, model, step.axes, step.target, optimizer, preconditioner, elapsed_now, step.prediction
-            )
-            paused = time.perf_counter()
-            for callback in callbacks:
-                for name, value in (callback(state) or {}).items():
-                    history.metrics.setdefault(name, []).append(float(value))
-            began += time.perf_counter() - paused
-            if checkpoint is not None and not last and iteration > start and iteration % checkpoint_every == 0:
-                checkpoints.save(Path(checkpoint), step, model, optimizer, preconditioner, vars(history))
-        if last:
-            break
-        optimizer.zero_grad(set_to_none=True)
-        step.backward(iteration)
-        optimizer.step()
-        elapsed += time.perf_counter() - began
+    recorded = len(history.loss)  # a resumed run has already recorded the entry of its first iteration
+    recorder = _Recorder(history, step.target.device)
+    try:
+        for iteration in tqdm(
+            range(start, iterations + 1), initial=start, total=iterations + 1, disable=None, leave=False
+        ):
+            last = iteration == iterations
+            with torch.set_grad_enabled(not last):
+                step.forward()
+            if iteration >= recorded:
+                due = checkpoint is not None and not last and iteration > start and iteration % checkpoint_every == 0
+                recorder.record(step.loss(), fetch=last or due)
+                state = State(
+                    iteration,
+                    model,
+                    step.axes,
+                    step.target,
+                    optimizer,
+                    preconditioner,
+                    step.prediction,
+                    recorder.seconds,
+                )
+                for callback in callbacks:
+                    for name, value in (callback(state) or {}).items():
+                        history.metrics.setdefault(name, []).append(float(value))
+                if due:
+                    checkpoints.save(Path(checkpoint), step, model, optimizer, preconditioner, vars(history))
+                recorder.go_on()
+            if last:
+                break
+            optimizer.zero_grad(set_to_none=True)
+            step.backward(iteration)
+            optimizer.step()
+    except Exception:
+        recorder.fetch()  # what fails on NaN fails because training diverged
+        raise
     return history
+
+
+class _Recorder:
+    """Enters losses and times in a history, on a GPU block by block, so that the host need not wait for each."""
+
+    def __init__(self, history: History, device: torch.device):
+        self.history, self.device = history, device
+        self.block = 1 if device.type == "cpu" else BLOCK
+        self.losses: list[Tensor] = []
+        self.spans: list[tuple[Any, Any]] = []
+        self.go_on()
+
+    def go_on(self) -> None:
+        """The time from here to the next entry is training time."""
+        self.start = clock.now(self.device)
+
+    def record(self, loss: Tensor, fetch: bool) -> None:
+        if loss.is_meta:
+            return
+        self.losses.append(loss)
+        self.spans.append((self.start, clock.now(self.device)))
+        if fetch or len(self.losses) >= self.block:
+            self.fetch()
+
+    def fetch(self) -> None:
+        """Wait for the losses that are still on the device.
+
+        Raises:
+            FloatingPointError: one is NaN or infinite.
+        """
+        if not self.losses:
+            return
+        values, spans = torch.stack(self.losses).tolist(), self.spans
+        self.losses, self.spans = [], []
+        for loss, span in zip(values, spans):
+            if not all(map(math.isfinite, loss)):
+                raise FloatingPointError(
+                    f"training diverged: the loss is {loss} after {len(self.history.loss)} updates"
+                )
+            self.history.loss.append(loss)
+            self.history.seconds.append(clock.between(*span) + sum(self.history.seconds[-1:]))
+
+    def seconds(self) -> float:
+        self.fetch()
+        return self.history.seconds[-1]
 
 
 def _checked_target(axes: Sequence[Tensor] | Tensor, target: Tensor) -> Tensor:
@@ -245,8 +309,3 @@ def _checked_mask(mask: Tensor | None, target: Tensor) -> Tensor | None:
     if not mask.is_meta and not mask.any():
         raise ValueError("the mask leaves no entry to fit")
     return mask
-
-
-def _check_loss(loss: Tensor, iteration: int) -> None:
-    if not torch.isfinite(loss).all():
-        raise FloatingPointError(f"training diverged: the loss is {loss.tolist()} after {iteration} updates")

@@ -10,7 +10,8 @@ import torch
 
 from seplib.profiles import approximation, equations, image_studies, images, kernels, preconditioning, surfaces
 
-DEVICES = ("auto", "cpu", "cuda")
+# Examples: whatever torch knows and finds will do.
+DEVICES = ("auto", "cpu", "cuda", "cuda:1", "mps", "xpu")
 
 
 @dataclass(frozen=True)
@@ -63,13 +64,26 @@ def get(name: str) -> Profile:
 
 
 def resolve_device(name: str) -> torch.device:
-    """Device for ``"auto"`` (CUDA where there is one), ``"cpu"`` or ``"cuda"`` (Sec. A.12).
+    """Device by name; one with a number becomes torch's current one, so that its type alone then stands for it (Sec. A.12).
+
+    Args:
+        name: ``"auto"``, CUDA where there is one, else the CPU; or any device that torch finds here.
 
     Raises:
-        ValueError: an unknown name, or CUDA asked for where there is none.
+        ValueError: a name that torch does not know, or a device that is not there.
+
+    >>> resolve_device("cpu")
+    device(type='cpu')
     """
-    if name not in DEVICES:
-        raise ValueError(f"device must be one of {', '.join(DEVICES)}, got {name!r}")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device 'cuda' was asked for, but torch finds no CUDA device here; use 'cpu' or 'auto'")
-    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        module = torch.get_device_module(device)
+    except RuntimeError:
+        raise ValueError(f"device must be auto or one that torch knows, such as {DEVICES}; got {name!r}") from None
+    if not module.is_available() or (device.index or 0) >= module.device_count():
+        raise ValueError(f"device {name!r} was asked for, but torch finds none here; use 'cpu' or 'auto'")
+    if device.index is not None and device.type != "cpu":
+        torch.accelerator.set_device_index(device.index)
+    return device
