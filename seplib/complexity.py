@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 
 import matplotlib.pyplot as plt
@@ -20,7 +20,9 @@ from seplib.kernel_pgd import IGA, MSK, as_points
 from seplib.plotting import COLOURS
 from seplib.preconditioning import SepPGD, modulate
 from seplib.profiles.preconditioning import ComplexitySettings
+from seplib.recipes import choices
 from seplib.separable import CP, MLP
+from seplib.store import stored
 
 METHODS = ("GD", "MSK", "IGA", "SepPGD")
 
@@ -75,15 +77,20 @@ def measure(settings: ComplexitySettings, seed: int, device: torch.device) -> pd
     gradient of a CP network and of an MLP, is measured on larger grids, where fixed costs no longer hide the network's.
 
     Returns:
-        One row for each D, n, method and part, with operations and seconds; and ``bytes`` of the kernels decomposed.
+        One row for each D, n, method and part, with operations and seconds; and ``bytes`` of the kernels decomposed. Stored.
     """
-    rows = []
-    for dims, n in ((dims, n) for dims, sizes in settings.sizes.items() for n in sizes):
+    return _measure(choices(settings), seed, device)
+
+
+@stored("costs", tolerance=1e-9)  # of operations, queries and bytes; of seconds nothing is expected
+def _measure(settings: dict, seed: int, device: torch.device) -> pd.DataFrame:
+    settings, rows = ComplexitySettings(**settings), []
+    for dims, n in ((dims, n) for dims, sizes in _by_dimension(settings.sizes) for n in sizes):
         model, _, axes, residual, generator = _problem(dims, n, settings, seed, device)
         for method in METHODS:
             for part, call, held in _parts(method, model, axes, residual, settings, generator):
                 rows.append(_row(dims, n, method, part, call, settings, device) | {"bytes": held})
-    for dims, n in ((dims, n) for dims, sizes in settings.epoch_sizes.items() for n in sizes):
+    for dims, n in ((dims, n) for dims, sizes in _by_dimension(settings.epoch_sizes) for n in sizes):
         model, mlp, axes, residual, _ = _problem(dims, n, settings, seed, device)
         for name, network in (("SepNN", model), ("MLP", mlp)):
             with queries(network) as count:
@@ -92,6 +99,11 @@ def measure(settings: ComplexitySettings, seed: int, device: torch.device) -> pd
             # the calls of the count and of the clock, repeats + 2 in all, ask alike
             rows.append(row | {"bytes": 0, "queries": sum(count) // (settings.repeats + 2)})
     return pd.DataFrame(rows)
+
+
+def _by_dimension(sizes: Mapping[int, Sequence[int]]) -> list[tuple[int, Sequence[int]]]:
+    """Pairs of D and n's; a stored run's description has text for keys."""
+    return [(int(dims), own) for dims, own in sizes.items()]
 
 
 def _problem(dims: int, n: int, settings: ComplexitySettings, seed: int, device: torch.device):

@@ -17,7 +17,9 @@ from seplib.approximation import Certificate
 from seplib.expansions import FORMS, Interval, Model
 from seplib.factors import FactorMLP
 from seplib.profiles.approximation import RateSettings
+from seplib.recipes import choices
 from seplib.separable import CP, MLP
+from seplib.store import stored
 from seplib.training import fit
 
 
@@ -133,6 +135,14 @@ def certificates_table(found: Sequence[tuple[str, Certificate]]) -> pd.DataFrame
     return pd.DataFrame(rows)
 
 
+@stored("certificates", tolerance=1e-2)
+def certificates(
+    names: Sequence[str], eps: Sequence[float], eps_analytic: Sequence[float], seed: int, device: torch.device
+) -> pd.DataFrame:
+    """:func:`certificates_table` of a :func:`survey` (Theorem 1). Stored."""
+    return certificates_table(survey(names, eps, eps_analytic, seed, device))
+
+
 def certificate_cases(table: pd.DataFrame, form: str) -> dict[str, bool]:
     """The cases of a claim ``thm-1-*``: error below eps and the bound kept, by function and eps (Theorem 1)."""
     rows = table[table.form == form]
@@ -161,6 +171,7 @@ def width_curve(
     return pd.DataFrame({"activation": name, "width": widths, "delta": errors, "slope": slopes})
 
 
+@stored("activation widths", tolerance=1e-2)
 def activation_study(
     eps: float,
     widths: Sequence[int],
@@ -168,7 +179,7 @@ def activation_study(
     degrees=(2, 3, 5),
     device: torch.device | str = "cpu",
 ) -> pd.DataFrame:
-    """Curves of :func:`width_curve` on the function "cosine" for every activation and some powers (Theorem 1).
+    """Curves of :func:`width_curve` on the function "cosine" for every activation and some powers (Theorem 1). Stored.
 
     Args:
         eps: accuracy of the CP expansion whose factors are fitted.
@@ -275,10 +286,11 @@ def ridge_network(
         return model, (model.points(X)[0] - f(X)).abs().max().item()
 
 
+@stored("ridge networks", tolerance=1e-2)
 def parameter_table(
     names: Sequence[str], widths: Sequence[int], seed: int, device: torch.device | str = "cpu"
 ) -> pd.DataFrame:
-    """Errors and parameter counts of :func:`ridge_network` for several functions and widths (Theorem 1)."""
+    """Errors and parameter counts of :func:`ridge_network` for several functions and widths (Theorem 1). Stored."""
     rows = []
     for name, width in itertools.product(names, widths):
         _, error = ridge_network(FUNCTIONS[name], width, seed=seed, device=device)
@@ -301,9 +313,14 @@ def trained_curve(name: str, settings: RateSettings, seed: int, device: torch.de
         device: where to compute.
 
     Returns:
-        Columns ``R``, ``seed``, ``error`` (relative, Euclidean), ``floor``.
+        Columns ``R``, ``seed``, ``error`` (relative, Euclidean), ``floor``. Stored.
     """
-    function, rows = FUNCTIONS[name], []
+    return _train_ranks(name, choices(settings, ("ranks",)), seed, device)
+
+
+@stored("trained ranks", tolerance=0.05)
+def _train_ranks(name: str, settings: dict, seed: int, device: torch.device) -> pd.DataFrame:
+    settings, function, rows = RateSettings(**settings, ranks=()), FUNCTIONS[name], []
     axes = [torch.linspace(-1, 1, settings.size, device=device)] * 2
     target = function.f(*torch.meshgrid(*axes, indexing="ij")).expand(settings.seeds, -1, -1)
     for rank in settings.trained_ranks:

@@ -106,14 +106,14 @@ def stored(
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Mark a function whose results are kept, see :class:`Kind` for the arguments (Sec. A.12).
 
-    The function takes keyword arguments only: numbers, text, lists, mappings and data describe the run; ``device`` says where
-    to compute and ``checkpoint``, a path or None, where an interrupted run goes on from, and neither describes it. An
-    argument that is None describes nothing either, so that a new one leaves stored runs valid.
+    Numbers, text, lists, mappings and data among its arguments describe the run; ``device`` says where to compute and
+    ``checkpoint``, a path or None, where an interrupted run goes on from, and neither describes it. An argument that is None
+    or not given describes nothing either, so that a new one leaves stored runs valid.
 
     >>> @stored("square")
-    ... def square(*, number: float) -> float:
+    ... def square(number: float) -> float:
     ...     return number**2
-    >>> square(number=3.0)
+    >>> square(3.0)
     9.0
     """
 
@@ -121,8 +121,15 @@ def stored(
         kind = Kind(name, numerics, compute, tolerance, dump, load)
         KINDS[name] = kind
 
+        signature = inspect.signature(compute)
+
         @functools.wraps(compute)
-        def run(**arguments: Any) -> Any:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            bound = signature.bind(*args, **kwargs)
+            more = [name for name, part in signature.parameters.items() if part.kind is part.VAR_KEYWORD]
+            arguments = {name: value for name, value in bound.arguments.items() if name not in more}
+            for name in more:
+                arguments |= bound.arguments.get(name, {})
             found = _fetch(kind, arguments)
             if isinstance(found, Diverged):
                 raise FloatingPointError(found.message)
