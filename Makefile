@@ -1,9 +1,10 @@
-# make book | test | figures | notebooks | serve | lint | bench; see README.md. Needs Python >= 3.11 and make, nothing else.
+# make book | test | audit | figures | notebooks | serve | lint | bench; see README.md. Needs Python >= 3.11 and make, nothing else.
 PYTHON ?= python3
 PROFILE ?= smoke
 DEVICE ?= auto
 NOTEBOOK ?=
 JOBS ?= 1
+RUNS ?= 0
 PORT ?= 8000
 
 SHELL := /bin/bash
@@ -16,7 +17,7 @@ READY := .venv/.ready
 STRIP := $(BIN)/nbstripout --keep-output --keep-count --extra-keys \
   "metadata.papermill metadata.language_info.version cell.metadata.papermill cell.metadata.execution"
 
-.PHONY: book test figures notebooks serve lint bench clean
+.PHONY: book test audit figures notebooks serve lint bench clean
 
 book: $(READY)
 	@$(MAKE) --no-print-directory figures PROFILE=smoke DEVICE=$(DEVICE) JOBS=$(JOBS)
@@ -37,7 +38,11 @@ notebooks: $(READY)
 	@$(BIN)/jupyter execute --inplace notebooks/$(or $(NOTEBOOK),*).ipynb
 	@$(STRIP) notebooks/*.ipynb
 
-test: book lint
+# Everything after the training, from the stored runs, against what is committed; RUNS=n also computes n runs anew.
+audit: $(READY)
+	@$(BIN)/python -m seplib audit --jobs $(shell nproc 2>/dev/null || echo 2) --runs $(RUNS)
+
+test: book lint audit
 	@$(BIN)/python -m pytest -q
 	@$(BIN)/python -m pytest -q -p no:cacheprovider --nbval --nbval-current-env --nbval-cell-timeout 300 \
 	  --nbval-sanitize-with tests/sanitize.cfg notebooks

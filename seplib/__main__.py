@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from seplib import claims, meshes, pictures, profiles, runner, solids
+from seplib import claims, meshes, pictures, profiles, runner, solids, store
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -33,7 +33,36 @@ def run(
 def collect(profile: Annotated[str, typer.Option(help=f"One of {', '.join(profiles.NAMES)}.")] = "smoke") -> None:
     """Gather what the notebooks recorded in results/PROFILE/claims.json."""
     profiles.get(profile)
-    typer.echo(claims.save_collected(Path("results") / profile))
+    results = Path("results") / profile
+    if profile != "smoke":
+        for run in store.keep(results, runner.cache(Path.cwd())):
+            typer.echo(
+                f"the run {run}, which a record names, is neither in the cache nor in {results / 'runs'}", err=True
+            )
+    typer.echo(claims.save_collected(results))
+
+
+@app.command()
+def audit(
+    jobs: Annotated[int, typer.Option(min=1, help="Notebooks at a time.")] = 2,
+    runs: Annotated[int, typer.Option(min=0, help="Stored runs, drawn at random, to compute anew.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Of the draw.")] = None,
+) -> None:
+    """Execute the notebooks at paper from the stored runs and compare with what is committed; status 1 if anything differs."""
+    from seplib import audit as audits  # imports every module of the library
+
+    root = Path.cwd()
+    found = audits.audit(root, jobs, say=typer.echo)
+    for name, reason in found.skipped.items():
+        typer.echo(f"{name}: not audited, {reason}")
+    for line, agrees in audits.replays(root / "results" / "paper", runs, seed):
+        typer.echo(line)
+        found.findings += [] if agrees else [line]
+    for line in found.findings:
+        typer.echo(f"differs: {line}")
+    typer.echo(f"{len(found.checked)} notebooks audited, {len(found.skipped)} not, {len(found.findings)} differences")
+    if found.findings:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -11,7 +11,7 @@ import pkgutil
 import random
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -40,12 +40,15 @@ class Audit:
     skipped: dict[str, str] = field(default_factory=dict)
 
 
-def audit(root: Path, jobs: int = 1, rules: Path | None = None) -> Iterator[str]:
-    """Audit ``results/paper``; yields a line as each notebook is done, and returns an :class:`Audit` (all claims).
+def audit(
+    root: Path, jobs: int = 1, rules: Path | None = None, say: Callable[[str], None] = lambda line: None
+) -> Audit:
+    """Audit ``results/paper`` (all claims).
 
     Args:
         root: the project's folder.
         jobs: notebooks at a time, one thread each.
+        say: is told of each notebook as it is done.
         rules: tolerances, see :class:`seplib.comparing.Rules`; those of the tests if None.
     """
     results = root / "results" / "paper"
@@ -68,10 +71,10 @@ def audit(root: Path, jobs: int = 1, rules: Path | None = None) -> Iterator[str]
                         done.result()
                     except (runner.NotebookError, OSError, ValueError) as error:
                         found.findings.append(str(error))
-                        yield f"{pending[done]}: failed"
+                        say(f"{pending[done]}: failed")
                     else:
                         found.checked.append(pending[done])
-                        yield f"{pending[done]}: executed"
+                        say(f"{pending[done]}: executed")
         finally:
             del os.environ["SEPLIB_AUDIT"]
         tolerances = comparing.Rules.read(rules or root / "tests" / "tolerances.toml", clocks=True)
@@ -191,33 +194,6 @@ def missing_data(description: Any) -> str:
         except (ValueError, OSError) as error:
             return str(error)
     return next(filter(None, map(missing_data, description.values())), "")
-
-
-def keep(results: Path, cache: Path) -> list[str]:
-    """Bring the runs that the records name from the cache into ``runs``, and remove those that none names (all claims).
-
-    Args:
-        results: ``results/paper``.
-        cache: where the notebooks have stored them.
-
-    Returns:
-        Names of runs that neither holds.
-    """
-    folder, missing = results / "runs", []
-    named = {
-        run["run"] for path in results.glob("*/record.json") for run in json.loads(path.read_text()).get("runs", ())
-    }
-    for name in sorted(named):
-        if (folder / name).exists():
-            continue
-        if (cache / name).exists():
-            store.write(folder / name, store.read(cache / name))
-        else:
-            missing.append(name)
-    for path in folder.glob("*"):
-        if path.name not in named:
-            path.unlink()
-    return missing
 
 
 def load_kinds() -> None:

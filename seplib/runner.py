@@ -97,12 +97,15 @@ def execute(
     return target
 
 
+def cache(root: Path) -> Path:
+    """Folder of stored runs that notebooks read and fill: ``$SEPLIB_CACHE``, or ``.cache/seplib`` in the project (Sec. A.12)."""
+    return Path(os.environ.get("SEPLIB_CACHE", root / ".cache" / "seplib"))
+
+
 def _settings(root: Path, profile: str, records: Path, threads: int | None) -> dict[str, str | None]:
     """Environment of the notebook's kernel; None removes a variable."""
     settings: dict[str, str | None] = {"SEPLIB_RESULTS": str(records), "TQDM_DISABLE": "1"}
-    settings["SEPLIB_CACHE"] = (
-        None if profile == "smoke" else os.environ.get("SEPLIB_CACHE", str(root / ".cache" / "seplib"))
-    )
+    settings["SEPLIB_CACHE"] = None if profile == "smoke" else str(cache(root))
     if data := os.environ.get("SEPLIB_DATA"):  # the kernel runs in another folder
         settings["SEPLIB_DATA"] = str(Path(data).resolve())
     if threads is not None:

@@ -299,6 +299,33 @@ def read(path: Path, description: dict[str, Any] | None = None) -> StoredRun:
     return found
 
 
+def keep(results: Path, cache: Path) -> list[str]:
+    """Bring the runs that the records name from the cache into ``runs``, and remove those that none names (Sec. A.12).
+
+    Args:
+        results: ``results/paper``.
+        cache: where the notebooks have stored them.
+
+    Returns:
+        Names of runs that neither holds.
+    """
+    folder, missing = results / "runs", []
+    named = {
+        run["run"] for path in results.glob("*/record.json") for run in json.loads(path.read_text()).get("runs", ())
+    }
+    for name in sorted(named):
+        if (folder / name).exists():
+            continue
+        if (cache / name).exists():
+            write(folder / name, read(cache / name))
+        else:
+            missing.append(name)
+    for path in folder.glob("*"):
+        if path.name not in named:
+            path.unlink()
+    return missing
+
+
 def difference(one: Any, other: Any) -> float:
     """Largest difference of two results, as a share of the largest entry of each array; infinite if they are not alike (Sec. A.12).
 

@@ -46,7 +46,7 @@ def made(tmp_path_factory):
         runner.execute("tiny", "paper", "cpu", threads=1, root=root)
         patch.delenv("SEPLIB_CACHE")
     results = root / "results" / "paper"
-    assert audit.keep(results, root / "cache") == []
+    assert store.keep(results, root / "cache") == []
     claims.save_collected(results)
     return root
 
@@ -60,13 +60,9 @@ def project(made, tmp_path, monkeypatch):
 
 
 def run(root):
-    steps = audit.audit(root, jobs=1, rules=RULES)
     lines = []
-    while True:
-        try:
-            lines.append(next(steps))
-        except StopIteration as end:
-            return lines, end.value
+    found = audit.audit(root, jobs=1, rules=RULES, say=lines.append)
+    return lines, found
 
 
 def edit(path, old, new):
@@ -242,8 +238,8 @@ def test_runs_are_kept_and_those_of_yesterday_removed(project):
     first, second = sorted((results / "runs").iterdir())
     first.unlink()
     (results / "runs" / "old.npz").write_bytes(b"")
-    assert audit.keep(results, cache) == []
+    assert store.keep(results, cache) == []
     assert sorted((results / "runs").iterdir()) == [first, second]
     first.unlink()
     (cache / first.name).unlink()
-    assert audit.keep(results, cache) == [first.name]
+    assert store.keep(results, cache) == [first.name]
