@@ -73,3 +73,14 @@ def resolve_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("device 'cuda' was asked for, but torch finds no CUDA device here; use 'cpu' or 'auto'")
     return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
+
+
+def check_seed(seed: int) -> int:
+    """The seed, if torch's generators take it (Sec. A.12).
+
+    Raises:
+        ValueError: negative, or 2^63 and more.
+    """
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"seed must be between 0 and 2^63 - 1, got {seed}")
+    return seed
