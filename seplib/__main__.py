@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from seplib import claims, meshes, pictures, profiles, runner, solids, store
+from seplib import meshes, pictures, profiles, runner, solids
+from seplib.files import check_output
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -25,13 +26,15 @@ def run(
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
 ) -> None:
     """Execute one notebook; its results go to results/PROFILE/."""
-    path = runner.execute(notebook, profile, device, _parsed(parameter or []), threads)
+    path = runner.execute(notebook, profile, device, runner.parsed(parameter or []), threads)
     typer.echo(path.relative_to(Path.cwd().resolve()))
 
 
 @app.command()
 def collect(profile: Annotated[str, typer.Option(help=f"One of {', '.join(profiles.NAMES)}.")] = "smoke") -> None:
     """Gather what the notebooks recorded in results/PROFILE/claims.json."""
+    from seplib import claims, store  # pandas, which the other commands do without
+
     profiles.get(profile)
     results = Path("results") / profile
     if profile != "smoke":
@@ -86,41 +89,35 @@ def fit(
     """Fit an image or a volume of your own; writes NAME-fit with .png or .npy and .ply, and the network as .npz."""
     if inpaint and solids.is_volume(data):
         raise ValueError(f"only an image can be inpainted, got {data}")
+    target = profiles.resolve_device(device)
+    profiles.check_seed(seed)
     own = solids.read(data, resolution) if solids.is_volume(data) else None
     values = own.values if own else pictures.read(data)
     mask = pictures.read_mask(inpaint, values) if inpaint else None
-    target = profiles.resolve_device(device)
-    pictures.check_writable(output)
     settings = solids.SETTINGS if values.ndim == 4 else pictures.SETTINGS
     settings = settings | {"k": min(settings["k"], *values.shape[1:])}
     chosen = dict(rank=rank, width=width, k=k, iterations=iterations)
     settings |= {name: value for name, value in chosen.items() if value is not None}
+    picture, network = (output / f"{data.stem}-fit{ending}" for ending in (".png", ".npz"))
+    room = pictures.stored_bytes(values.shape, settings["rank"], settings["width"])
+    check_output(solids.outputs(own, output) if own else [network, picture], room)
     fitted = pictures.fit_picture(values, method, mask=mask, seed=seed, device=target, **settings)
     if own:
         paths, quality = solids.save(own, fitted, output), own.quality(fitted)
     else:
-        paths = [output / f"{data.stem}-fit{ending}" for ending in (".png", ".npz")]
-        pictures.save(fitted, *paths)
+        paths = pictures.save(fitted, picture, network)
         quality = f"PSNR {fitted.psnr:.2f} dB{' on the known pixels' if inpaint else ''}"
     typer.echo(f"{quality}, {fitted.seconds:.0f} s")
     typer.echo("\n".join(map(str, paths)))
 
 
-def _parsed(items: list[str]) -> dict[str, int | str]:
-    values: dict[str, int | str] = {}
-    for item in items:
-        name, separator, value = item.partition("=")
-        if not separator:
-            raise ValueError(f"parameter must read NAME=VALUE, got {item!r}")
-        values[name] = int(value) if value.lstrip("-").isdigit() else value
-    return values
-
-
 def main() -> None:
     """Run the command line; an expected error is one line on stderr and exit status 1 (Sec. A.12)."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # a file's name may be no text
     try:
         app()
-    except (ValueError, OSError, runner.NotebookError) as error:
+    except (ValueError, OSError, MemoryError, FloatingPointError, runner.NotebookError) as error:
         sys.exit(f"seplib: error: {error}")
 
 

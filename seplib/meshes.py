@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import psutil
 import torch
-import trimesh
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
+
+from seplib.files import check_input
 
 MESHES = (".ply", ".ply.gz", ".obj", ".stl")
 # Triangles are rasterised in portions of about this many pairs of a triangle and a ray: 100 MB of work arrays.
@@ -53,17 +54,27 @@ def read_mesh(path: str | Path) -> Mesh:
     kind = next((ending for ending in MESHES if path.name.lower().endswith(ending)), None)
     if kind is None:
         raise ValueError(f"a mesh file ends in one of {', '.join(MESHES)}, got {path.name}")
+    check_input(path, "mesh")
     try:
-        data = gzip.decompress(path.read_bytes()) if kind.endswith(".gz") else path.read_bytes()
-        loaded = trimesh.load(io.BytesIO(data), file_type=kind.split(".")[1], process=False, force="mesh")
+        import trimesh  # half a second that few need
+
+        loaded = trimesh.load(io.BytesIO(_content(path)), file_type=kind.split(".")[1], process=False, force="mesh")
         return Mesh(
             np.asarray(loaded.vertices, dtype=np.float64).reshape(-1, 3), np.asarray(loaded.faces).reshape(-1, 3)
         )
-    except FileNotFoundError:
-        raise ValueError(f"there is no mesh file {path}") from None
     except Exception as error:  # whatever a damaged file provokes in the reader
         reason = str(error) if isinstance(error, ValueError) and "mesh" in str(error) else type(error).__name__
         raise ValueError(f"{path} is not a readable mesh: {reason}") from None
+
+
+def _content(path: Path) -> bytes:
+    """What the file holds, unpacked; a small file can unpack to more than there is memory."""
+    limit = psutil.virtual_memory().available // 4
+    with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as stream:
+        data = stream.read(limit + 1)
+    if len(data) > limit:
+        raise ValueError(f"the mesh takes more than {limit / 1e9:.1f} GB, a quarter of the memory that is free")
+    return data
 
 
 def required_bytes(sizes: Sequence[int], faces: int = 0) -> int:

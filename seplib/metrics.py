@@ -6,8 +6,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy import stats
-from skimage.metrics import structural_similarity
 from torch import Tensor
 
 
@@ -24,6 +22,8 @@ def psnr(prediction: Tensor, target: Tensor, peak: float = 1.0) -> float:
 
 def ssim(prediction: Tensor, target: Tensor) -> float:
     """Structural similarity of two images with values in [0, 1], channels first, ``(C, H, W)`` (Sec. 5)."""
+    from skimage.metrics import structural_similarity  # a second that few need
+
     a, b = (t.detach().double().cpu().numpy() for t in (prediction, target))
     return float(structural_similarity(a, b, channel_axis=0, data_range=1.0))
 
@@ -95,6 +95,8 @@ def slope(x: Sequence[float], runs: np.ndarray, level: float = 0.95) -> tuple[fl
     >>> round(mean, 6)
     -1.0
     """
+    from scipy import stats  # half a second that few need
+
     slopes = np.polyfit(np.log(x), np.log(np.atleast_2d(runs)).T, 1)[0]
     half = 0.0
     if len(slopes) > 1:

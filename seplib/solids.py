@@ -7,14 +7,12 @@ from pathlib import Path
 import numpy as np
 import psutil
 import torch
-import trimesh
 from jaxtyping import Float
 from torch import Tensor
 
 from seplib import metrics, pictures, profiles
-from seplib.checkpoints import write_atomic
+from seplib.files import check_input, write_all
 from seplib.meshes import MESHES, place, read_mesh, voxelise
-from seplib.rendering import isosurface
 
 _RUN = profiles.get("paper").surface.run
 # As in the surface experiment, but for the learning rate: with 0.005 a training may end in one of its collapses.
@@ -32,6 +30,7 @@ class Own:
         low: value of the file that became 0.
         high: value of the file that became 1.
         occupancy: whether there are no values between.
+        dtype: that the output needs to tell the values of the file apart, float32 or float64.
         origin: for a mesh, the point in its units where the first voxel's centre lies.
         side: for a mesh, the side of a voxel in its units.
     """
@@ -41,6 +40,7 @@ class Own:
     low: float = 0.0
     high: float = 1.0
     occupancy: bool = True
+    dtype: type[np.floating] = np.float32
     origin: np.ndarray | None = None
     side: float | None = None
 
@@ -70,8 +70,13 @@ def read(path: Path, resolution: int = 256) -> Own:
         return _array(path)
     if resolution < 8:
         raise ValueError(f"resolution must be at least 8 voxels, got {resolution}")
+    if resolution > 10_000:
+        raise ValueError(f"resolution must be at most 10000 voxels, got {resolution}")
     mesh = read_mesh(path)
-    extent = np.ptp(mesh.vertices, axis=0)
+    with np.errstate(over="ignore"):
+        extent = np.ptp(mesh.vertices, axis=0)
+    if not np.isfinite(extent).all():
+        raise ValueError(f"{path} is too large to measure: its coordinates reach {np.abs(mesh.vertices).max():g}")
     # One voxel stays free on either side; a side shorter than two voxels would leave nothing to fit.
     sizes = np.maximum(4, np.ceil(extent / max(extent.max(), 1e-300) * (resolution - 3)).astype(int) + 3)
     placed = place(mesh, sizes.tolist())
@@ -86,11 +91,10 @@ def read(path: Path, resolution: int = 256) -> Own:
 
 
 def _array(path: Path) -> Own:
+    check_input(path, "array")
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise ValueError(f"there is no array file {path}") from None
-    except (OSError, ValueError, EOFError) as error:
+        array = np.lib.format.open_memmap(path, mode="r")  # reads nothing but .npy, and no objects
+    except Exception as error:  # whatever a damaged file provokes
         raise ValueError(f"{path} is not a readable array of numbers (.npy): {type(error).__name__}") from None
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{path} must hold real numbers, got {array.dtype}")
@@ -105,26 +109,49 @@ def _array(path: Path) -> Own:
         raise ValueError(f"{path} holds values that are not finite")
     if low == high:
         raise ValueError(f"{path} holds one value only, {low:g}")
-    values = ((array - low) / (high - low)).astype(np.float32)  # in doubles, so that low and high become 0 and 1
+    half = high / 2 - low / 2  # the range itself may be too large for a double
+    if not half:
+        raise ValueError(f"{path} holds values that are too close to tell apart, from {low:g} to {high:g}")
+    values = array.astype(np.float64, order="C")  # so that low and high become 0 and 1, whatever the type
+    values /= 2
+    values -= low / 2
+    values /= half
     occupancy = bool(((values == 0) | (values == 1)).all())
-    return Own(path.name[:-4], torch.from_numpy(values)[None], low, high, occupancy)
+    dtype = np.float32 if np.result_type(array.dtype, np.float32) == np.float32 else np.float64
+    return Own(path.name[:-4], torch.from_numpy(values.astype(np.float32))[None], low, high, occupancy, dtype)
+
+
+def outputs(own: Own, folder: Path) -> list[Path]:
+    """Where :func:`save` writes: network, output, for a mesh its surface (Sec. 5)."""
+    endings = (".npz", ".npy") if own.side is None else (".npz", ".npy", ".ply")
+    return [folder / f"{own.name}-fit{ending}" for ending in endings]
 
 
 def save(own: Own, fitted: pictures.Fitted, folder: Path) -> list[Path]:
-    """Write the output as NPY in the units of the file, the network as NPZ, for a mesh its surface as PLY too, if it has one (Sec. 5).
+    """Write the network as NPZ, the output as NPY in the units of the file, for a mesh its surface as PLY too, if it has one (Sec. 5).
 
     Returns:
         The files, NAME-fit with their endings.
+
+    Raises:
+        ValueError: one of them could not be written; it says where the network is.
     """
     values = fitted.values[0].numpy()
-    solid = own.side is not None and bool((values > 0.5).any())
-    paths = [folder / f"{own.name}-fit{ending}" for ending in (".ply", ".npy", ".npz")[not solid :]]
-    if solid:
+
+    def array() -> bytes:
+        part = values.astype(own.dtype) * own.dtype(own.high / 2 - own.low / 2)
+        buffer = io.BytesIO()
+        np.save(buffer, own.dtype(own.low) + part + part)
+        return buffer.getvalue()
+
+    def surface() -> bytes:
+        import trimesh  # half a second that few need
+
+        from seplib.rendering import isosurface
+
         found = isosurface(values)
-        surface = trimesh.Trimesh(found.vertices * own.side + own.origin, found.faces, process=False)
-        write_atomic(paths[0], surface.export(file_type="ply"))
-    buffer = io.BytesIO()
-    np.save(buffer, values * np.float32(own.high - own.low) + np.float32(own.low))
-    write_atomic(paths[-2], buffer.getvalue())
-    pictures.save_network(fitted, paths[-1])
-    return paths
+        moved = found.vertices * own.side + own.origin
+        return trimesh.Trimesh(moved, found.faces, process=False).export(file_type="ply")
+
+    results = zip(outputs(own, folder), (lambda: pictures.network_bytes(fitted), array, surface))
+    return write_all([pair for pair in results if pair[1] is not surface or (values > 0.5).any()])

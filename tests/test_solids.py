@@ -36,13 +36,13 @@ def test_an_array_is_fitted_saved_in_its_units_and_loaded(method, tmp_path):
     assert own.values.min() == 0 and own.values.max() == 1
     fitted = pictures.fit_picture(own.values, method, **SMALL)
     paths = solids.save(own, fitted, tmp_path)
-    assert [path.name for path in paths] == ["field-fit.npy", "field-fit.npz"]
-    written = np.load(paths[0])
+    assert [path.name for path in paths] == ["field-fit.npz", "field-fit.npy"]
+    written = np.load(paths[1])
     assert written.shape == array.shape
     error = np.square(written - array).mean() / np.ptp(array) ** 2
     assert fitted.psnr == pytest.approx(-10 * np.log10(error), abs=1e-3) and fitted.psnr > 25
     assert own.quality(fitted) == f"PSNR {fitted.psnr:.2f} dB"
-    model, axes = pictures.load(paths[1])
+    model, axes = pictures.load(paths[0])
     with torch.no_grad():
         assert torch.equal(model.grid(axes).clamp(0, 1), fitted.values)
 
@@ -64,8 +64,8 @@ def test_a_mesh_comes_back_where_it_was(ball, tmp_path):
     assert own.values.shape == (1, 24, 24, 19) and own.name == "ball"
     exact = pictures.Fitted(pictures.fit_picture(own.values, **SMALL).model, {}, own.values, 0.0, 0.0)
     paths = solids.save(own, exact, tmp_path / "out")
-    assert [path.name for path in paths] == ["ball-fit.ply", "ball-fit.npy", "ball-fit.npz"]
-    found = trimesh.load(paths[0])
+    assert [path.name for path in paths] == ["ball-fit.npz", "ball-fit.npy", "ball-fit.ply"]
+    found = trimesh.load(paths[2])
     assert np.abs(found.bounds - [[8, 18, 28.5], [12, 22, 31.5]]).max() < own.side
     assert found.volume == pytest.approx(4 / 3 * np.pi * 2**3 * 0.75, rel=0.05), "and faces outward"
     assert np.array_equal(np.load(paths[1]), own.values[0].numpy())
@@ -171,4 +171,4 @@ def test_a_mesh_whose_fit_is_empty_leaves_no_surface(ball, tmp_path):
     own = solids.read(ball, 16)
     fitted = pictures.fit_picture(own.values, **SMALL | {"iterations": 1})
     nothing = pictures.Fitted(fitted.model, {}, torch.zeros_like(own.values), 0.0, 0.0)
-    assert [path.name for path in solids.save(own, nothing, tmp_path)] == ["ball-fit.npy", "ball-fit.npz"]
+    assert [path.name for path in solids.save(own, nothing, tmp_path)] == ["ball-fit.npz", "ball-fit.npy"]

@@ -87,3 +87,14 @@ def resolve_device(name: str) -> torch.device:
     if device.index is not None and device.type != "cpu":
         torch.accelerator.set_device_index(device.index)
     return device
+
+
+def check_seed(seed: int) -> int:
+    """The seed, if torch's generators take it (Sec. A.12).
+
+    Raises:
+        ValueError: negative, or 2^63 and more.
+    """
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"seed must be between 0 and 2^63 - 1, got {seed}")
+    return seed
