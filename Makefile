@@ -1,4 +1,4 @@
-# make book | test | figures | notebooks | serve | lint | bench; see README.md. Needs Python >= 3.11 and make, nothing else.
+# make book | test | compare | portable | expected | figures | notebooks | serve | lint | bench; see README.md. Needs Python >= 3.11 and make, nothing else.
 PYTHON ?= python3
 PROFILE ?= smoke
 DEVICE ?= auto
@@ -16,7 +16,7 @@ READY := .venv/.ready
 STRIP := $(BIN)/nbstripout --keep-output --keep-count --extra-keys \
   "metadata.papermill metadata.language_info.version cell.metadata.papermill cell.metadata.execution"
 
-.PHONY: book test figures notebooks serve lint bench clean
+.PHONY: book test compare portable expected figures notebooks serve lint bench clean
 
 book: $(READY)
 	@$(MAKE) --no-print-directory figures PROFILE=smoke DEVICE=$(DEVICE) JOBS=$(JOBS)
@@ -37,10 +37,28 @@ notebooks: $(READY)
 	@$(BIN)/jupyter execute --inplace notebooks/$(or $(NOTEBOOK),*).ipynb
 	@$(STRIP) notebooks/*.ipynb
 
+NBVAL := $(BIN)/python -m pytest -q -p no:cacheprovider --nbval --nbval-current-env --nbval-cell-timeout 300 \
+  --nbval-sanitize-with tests/sanitize.cfg notebooks
+
 test: book lint
 	@$(BIN)/python -m pytest -q
-	@$(BIN)/python -m pytest -q -p no:cacheprovider --nbval --nbval-current-env --nbval-cell-timeout 300 \
-	  --nbval-sanitize-with tests/sanitize.cfg notebooks
+	@$(NBVAL)
+
+# The notebooks alone: every number and text against what is expected.
+compare: $(READY)
+	@$(MAKE) --no-print-directory figures PROFILE=smoke DEVICE=$(DEVICE) JOBS=$(JOBS)
+	@$(BIN)/python -m pytest -q tests/test_smoke.py
+	@$(NBVAL)
+
+# The same under other instruction sets and numbers of threads.
+portable: $(READY)
+	@$(BIN)/python tests/portable.py $(NOTEBOOK)
+
+# Expect from now on what the notebooks show now: after a change of results, before a commit.
+expected: $(READY)
+	@$(MAKE) --no-print-directory figures PROFILE=smoke DEVICE=$(DEVICE) JOBS=$(JOBS)
+	@$(BIN)/python -c 'from pathlib import Path; from seplib import comparing; \
+	  comparing.distil(Path("results/smoke"), Path("tests/expected/smoke"))'
 
 lint: $(READY)
 	@$(BIN)/ruff check .
