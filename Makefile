@@ -1,4 +1,4 @@
-# make book | test | audit | figures | notebooks | serve | lint | bench; see README.md. Needs Python >= 3.11 and make, nothing else.
+# make book | test | audit | compare | portable | expected | figures | notebooks | serve | lint | bench; see README.md. Needs Python >= 3.11 and make, nothing else.
 PYTHON ?= python3
 PROFILE ?= smoke
 DEVICE ?= auto
@@ -17,7 +17,7 @@ READY := .venv/.ready
 STRIP := $(BIN)/nbstripout --keep-output --keep-count --extra-keys \
   "metadata.papermill metadata.language_info.version cell.metadata.papermill cell.metadata.execution"
 
-.PHONY: book test audit figures notebooks serve lint bench clean
+.PHONY: book test audit compare portable expected figures notebooks serve lint bench clean
 
 book: $(READY)
 	@$(MAKE) --no-print-directory figures PROFILE=smoke DEVICE=$(DEVICE) JOBS=$(JOBS)
@@ -42,10 +42,28 @@ notebooks: $(READY)
 audit: $(READY)
 	@$(BIN)/python -m seplib audit --jobs $(shell nproc 2>/dev/null || echo 2) --runs $(RUNS)
 
+NBVAL := $(BIN)/python -m pytest -q -p no:cacheprovider --nbval --nbval-current-env --nbval-cell-timeout 300 \
+  --nbval-sanitize-with tests/sanitize.cfg notebooks
+
 test: book lint audit
 	@$(BIN)/python -m pytest -q
-	@$(BIN)/python -m pytest -q -p no:cacheprovider --nbval --nbval-current-env --nbval-cell-timeout 300 \
-	  --nbval-sanitize-with tests/sanitize.cfg notebooks
+	@$(NBVAL)
+
+# The notebooks alone: every number and text against what is expected.
+compare: $(READY)
+	@$(MAKE) --no-print-directory figures PROFILE=smoke DEVICE=$(DEVICE) JOBS=$(JOBS)
+	@$(BIN)/python -m pytest -q tests/test_smoke.py
+	@$(NBVAL)
+
+# The same under other instruction sets and numbers of threads.
+portable: $(READY)
+	@$(BIN)/python tests/portable.py $(NOTEBOOK)
+
+# Expect from now on what the notebooks show now: after a change of results, before a commit.
+expected: $(READY)
+	@$(MAKE) --no-print-directory figures PROFILE=smoke DEVICE=$(DEVICE) JOBS=$(JOBS)
+	@$(BIN)/python -c 'from pathlib import Path; from seplib import comparing; \
+	  comparing.distil(Path("results/smoke"), Path("tests/expected/smoke"))'
 
 lint: $(READY)
 	@$(BIN)/ruff check .

@@ -150,9 +150,9 @@ SMOKE = dict(
         relu_ks=(2, 8),
     ),
     image_dynamics=DynamicsSettings(
-        run=replace(SMALL, images=("astronaut",), size=48, seeds=(1,), rank=48, width=48, k=12, iterations=200),
+        run=replace(SMALL, images=("astronaut",), size=48, seeds=(1,), rank=48, width=48, k=12, iterations=100),
         variants=_VARIANTS,
-        every=50,
+        every=25,
         products=10,
         ks=(4, 8, 12),
     ),
@@ -161,11 +161,12 @@ SMOKE = dict(
         noises=(0.09,),
     ),
     image_optimizer=OptimizerSettings(
-        run=replace(SMALL, size=48, seeds=(2, 1), rank=48, width=48, k=12, iterations=200),
+        # As long as rounding stays rounding: by 200 updates, or at twice the rate, two processors differ by up to 0.2 dB.
+        run=replace(SMALL, size=48, seeds=(2, 1), rank=48, width=48, k=12, iterations=100),
         short=0.95,
-        rates=(5e-4, 1e-3),
-        restarts=(20, 100),
-        periods=(10, 50, 150, 200),
+        rates=(2.5e-4, 5e-4),
+        restarts=(10, 50),
+        periods=(10, 25, 75, 100),
     ),
 )
 PAPER = dict(

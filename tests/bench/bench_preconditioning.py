@@ -4,13 +4,11 @@ Run with `make bench` or `python tests/bench/bench_preconditioning.py`. Times ar
 thread for each core; one step in ten renews the preconditioner.
 """
 
-import subprocess
 import sys
-import time
 from functools import partial
-from pathlib import Path
 
 import torch
+from measuring import best, judge, peak_tensor_memory
 
 from seplib import CP, FactorMLP, SepPGD, ntk
 from seplib.preconditioning import modulate
@@ -28,16 +26,6 @@ def problem(sizes, rank, width, k, ensemble):
     for row in target.flatten(0, 1):
         row.bernoulli_(0.5, generator=generator)  # row by row: no temporary array of the data's size
     return model, axes, target, torch.optim.Adam(model.parameters(), lr=1e-4, fused=True), k
-
-
-def best(step, repeats=5):
-    step()
-    times = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - began)
-    return min(times)
 
 
 def einsum_step(model, axes, target, optimizer):
@@ -76,7 +64,7 @@ def surface():
 
     parts = StreamedResidual, model, axes, target, optimizer, preconditioner
     total = 0.9 * best(library_step(*parts)) + 0.1 * best(library_step(*parts, renew=True), repeats=3)
-    return total / plain, f"SepPGD step at 304x512x262: {total:.3f} s, plain with autograd and einsum: {plain:.3f} s"
+    return f"SepPGD step / plain with autograd and einsum, 304x512x262; {total:.3f} s and {plain:.3f} s", total / plain
 
 
 def image():
@@ -85,7 +73,7 @@ def image():
     plain = best(library_step(FullResidual, model, axes, target, optimizer, None))
     parts = FullResidual, model, axes, target, optimizer, preconditioner
     total = 0.9 * best(library_step(*parts)) + 0.1 * best(library_step(*parts, renew=True), repeats=3)
-    return total / plain, f"SepPGD step on 512x512x3: {total:.3f} s, plain SepNN step: {plain:.3f} s"
+    return f"SepPGD step / plain SepNN step, 512x512x3; {total:.3f} s and {plain:.3f} s", total / plain
 
 
 def eigenpairs():
@@ -93,44 +81,27 @@ def eigenpairs():
     model, axes, _, _, _ = problem(sizes=(30, 30), rank=100, width=200, k=5, ensemble=1)
     K = ntk.empirical(model, torch.cartesian_prod(*axes))
     lanczos, full = (best(partial(modulate, K, 25, solver=solver), repeats=3) for solver in ("lanczos", "full"))
-    return lanczos / full, f"25 eigenpairs of a 900 x 900 kernel by Lanczos: {lanczos:.3f} s, all of them: {full:.3f} s"
-
-
-def resident(field):
-    """Resident memory of this process in bytes, now (VmRSS) or at most (VmHWM); getrusage's peak is inherited at fork."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
+    return f"25 eigenpairs by Lanczos / all 900 of a kernel; {lanczos:.3f} s and {full:.3f} s", lanczos / full
 
 
 def memory():
-    """Peak memory of streamed steps beyond the data, as a share of the data. Needs a process of its own."""
-    for changes in (dict(sizes=(8, 8, 8), k=5), {}):  # the small one warms every library up
-        model, axes, target, optimizer, k = problem(**{**SURFACE, **changes})
-        before = resident("VmRSS")
+    """Peak of streamed steps beyond the data, as a share of the data."""
+    model, axes, target, optimizer, k = problem(**SURFACE)
+
+    def steps():
         data = StreamedResidual(model, axes, target, SepPGD(model, axes, k=k))
         for iteration in (0, 1, 10):  # the first and the last renew the preconditioners
             data.forward()
             data.loss()
             data.backward(iteration)
             optimizer.step()
-    extra = resident("VmHWM") - before
-    data = target.numel() * target.element_size()
-    print(f"{extra / data:.4f}")
+
+    share = peak_tensor_memory(steps) / (target.numel() * target.element_size())
+    return "peak of the tensors beyond the data, 304x512x262, as a share of the data", share
 
 
 def main():
-    if sys.argv[1:] == ["memory"]:
-        memory()
-        return 0
-    failed = False
-    measured = [(*surface(), 0.5), (*image(), 1.5), (*eigenpairs(), 1.0)]
-    share = subprocess.run([sys.executable, __file__, "memory"], capture_output=True, text=True, check=True).stdout
-    measured.append((float(share), "peak memory beyond the data, 304x512x262, as a share of the data", 0.5))
-    print(f"{'ratio':>8} {'bound':>6}  what")
-    for ratio, what, bound in measured:
-        print(f"{ratio:8.2f} {bound:6.1f}  {what}{'' if ratio <= bound else '   FAILED'}")
-        failed |= ratio > bound
-    return int(failed)
+    return int(not judge([(*surface(), 0.6), (*image(), 1.6), (*eigenpairs(), 1), (*memory(), 0.5)]))
 
 
 if __name__ == "__main__":
