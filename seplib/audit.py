@@ -49,7 +49,7 @@ def audit(
         root: the project's folder.
         jobs: notebooks at a time, one thread each.
         say: is told of each notebook as it is done.
-        rules: tolerances, see :class:`seplib.comparing.Rules`; those of the tests if None.
+        rules: tolerances, see :class:`seplib.comparing.Rules`; ``tests/expected/paper.toml`` if None.
     """
     results = root / "results" / "paper"
     found = Audit(check_store(results) + check_claims(results))
@@ -77,7 +77,7 @@ def audit(
                         say(f"{pending[done]}: executed")
         finally:
             del os.environ["SEPLIB_AUDIT"]
-        tolerances = comparing.Rules.read(rules or root / "tests" / "tolerances.toml", clocks=True)
+        tolerances = comparing.Rules.read(rules or root / "tests" / "expected" / "paper.toml", clocks=True)
         found.findings += compare(results, scratch / "results" / "paper", found.checked, tolerances)
     found.checked.sort()
     return found
@@ -89,14 +89,15 @@ def _execute(name: str, scratch: Path) -> None:
 
 def compare(committed: Path, executed: Path, names: list[str], rules: comparing.Rules) -> list[str]:
     """What differs between the committed and the executed results of some notebooks, one line each (all claims)."""
+    if not names:
+        return []
     with tempfile.TemporaryDirectory() as folder:
-        expected = Path(folder)
-        for name in names:
-            shutil.copytree(committed / name, expected / name)
-            shutil.copy(committed / f"{name}.ipynb", expected)
-        if not names:
-            return []
-        lines = comparing.differences(expected, executed, rules)
+        sides = {"committed": committed, "executed": executed}
+        for side, source in sides.items():
+            for name in names:  # and nothing else that lies there
+                shutil.copytree(source / name, Path(folder) / side / name)
+                shutil.copy(source / f"{name}.ipynb", Path(folder) / side)
+        lines = comparing.differences(*(Path(folder) / side for side in sides), rules)
     for name in names:
         ours, theirs = ([run["run"] for run in _record(folder, name)["runs"]] for folder in (committed, executed))
         lines += [

@@ -19,7 +19,7 @@ from typing import Any
 
 import nbformat
 
-from seplib.training import write_atomic
+from seplib.checkpoints import write_atomic
 
 GLUED = "application/papermill.record/text/plain"
 # What tells of one run on one machine, and of no result.
