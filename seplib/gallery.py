@@ -14,6 +14,7 @@ from torch import Tensor
 from seplib import activations, approximation, compression, expansions, interpolation, metrics, univariate
 from seplib.activations import Activation
 from seplib.approximation import Certificate
+from seplib.claims import Comparison, all_of, at_most, below
 from seplib.expansions import FORMS, Interval, Model
 from seplib.factors import FactorMLP
 from seplib.profiles.approximation import RateSettings
@@ -124,11 +125,15 @@ def certificates_table(found: Sequence[tuple[str, Certificate]]) -> pd.DataFrame
     return pd.DataFrame(rows)
 
 
-def certificate_cases(table: pd.DataFrame, form: str) -> dict[str, bool]:
+def certificate_cases(table: pd.DataFrame, form: str) -> dict[str, Comparison]:
     """The cases of a claim ``thm-1-*``: error below eps and the bound kept, by function and eps (Theorem 1)."""
     rows = table[table.form == form]
-    held = rows["below eps"] & rows["bound holds"]
-    return {f"{name}, eps {eps:g}": bool(holds) for name, eps, holds in zip(rows.function, rows.eps, held)}
+    return {
+        f"{row.function}, eps {row.eps:g}": all_of(
+            below(row.error, row.eps), at_most(row.gap, row.bound + approximation.ROUNDING)
+        )
+        for row in rows.itertuples()
+    }
 
 
 def width_curve(g: Model, activation: str | Activation, widths: Sequence[int]) -> pd.DataFrame:
@@ -165,7 +170,7 @@ def activation_study(
     return pd.concat(curves + [width_curve(g, power(p), polynomial_widths) for p in degrees], ignore_index=True)
 
 
-def activation_cases(curves: pd.DataFrame, floor: float = 1e-10) -> dict[str, bool]:
+def activation_cases(curves: pd.DataFrame, floor: float = 1e-10) -> dict[str, Comparison]:
     """The cases of the claim ``thm-1-activation``: a power stalls over the last octave, the others fall (Theorem 1).
 
     Args:
@@ -176,8 +181,9 @@ def activation_cases(curves: pd.DataFrame, floor: float = 1e-10) -> dict[str, bo
     for name, curve in curves.groupby("activation", sort=False):
         above = curve.delta.shift() > floor
         slope = curve.slope[above].iloc[-1]
-        cases[f"{name}: {'stalls' if name.startswith('z^') else 'falls'}"] = (slope > -0.05) == name.startswith("z^")
-    return {name: bool(holds) for name, holds in cases.items()}
+        what, held = ("stalls", above) if name.startswith("z^") else ("falls", at_most)
+        cases[f"{name}: {what}"] = held(slope, -0.05, scale=1)
+    return cases
 
 
 def power(degree: int) -> Activation:
