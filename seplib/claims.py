@@ -130,17 +130,14 @@ class Comparison:
 
     def __post_init__(self) -> None:
         if math.isnan(self.value) or math.isnan(self.bound):
-            raise ValueError(f"a comparison needs two numbers, got {self}")
+            raise ValueError(f"a comparison needs two numbers, got {self!r}")
         if not self.scale > 0:
-            raise ValueError(f"a distance needs a positive scale, got {self.scale} for {self}")
+            raise ValueError(f"a distance needs a positive scale, got {self!r}")
 
     def __bool__(self) -> bool:
         return bool(_RELATIONS[self.relation](self.value, self.bound))
 
     def __str__(self) -> str:
-        return f"{self.value:g} {self.relation} {self.bound:g}"
-
-    def __format__(self, _: str) -> str:
         return str(bool(self))
 
     @property

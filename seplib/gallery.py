@@ -136,6 +136,21 @@ def certificate_cases(table: pd.DataFrame, form: str) -> dict[str, Comparison]:
     }
 
 
+def certificate_checks(table: pd.DataFrame, where: str) -> dict[str, Comparison]:
+    """What all certificates of a table have in common: error below eps, the bound kept, the proof closed (Theorem 1).
+
+    Args:
+        table: of :func:`certificates_table`.
+        where: what the table covers, for the names.
+    """
+    most = {
+        "error below eps": table.error / table.eps,
+        "expansion error + bound below eps": (table["expansion error"] + table.bound) / table.eps,
+    }
+    checks = {f"{name}, {where}": below(ratio.max(), 1) for name, ratio in most.items()}
+    return checks | {f"bound holds, {where}": at_most((table.gap / (table.bound + approximation.ROUNDING)).max(), 1)}
+
+
 def width_curve(g: Model, activation: str | Activation, widths: Sequence[int]) -> pd.DataFrame:
     """Largest factor error delta over the width, the second step of Theorem 1, with the slope of its last octave.
 

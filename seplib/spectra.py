@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from seplib import dynamics, ntk
+from seplib.claims import Comparison, at_most
 from seplib.factors import FactorMLP
 from seplib.kernel_pgd import MSK, as_points
 from seplib.plotting import COLOURS
@@ -200,6 +201,32 @@ def random_instances(
 def _damping(preconditioners: Sequence[Preconditioner]) -> float:
     """Largest lambda_1 / lambda_k of the kernels behind some preconditioners with g_1."""
     return max(1 / (1 - p.damping.max().item()) for p in preconditioners)
+
+
+def violations(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Instances of :func:`random_instances` that SepPGD makes worse, and all that double precision decides (Sec. A.1.2)."""
+    outcome = compare(frame.ratio, frame.error)
+    return frame[outcome == "above"], frame[outcome != "undecided"]
+
+
+def statements(wide: pd.DataFrame, narrow: pd.DataFrame) -> dict[str, Comparison]:
+    """What else the instances of two draws say, each held against the instance that comes nearest (Sec. A.1.2).
+
+    Instances that double precision does not decide are left out, statement by statement.
+    """
+
+    def largest(frame: pd.DataFrame, kind: str = "", bound: float | pd.Series = 1.0) -> Comparison:
+        ratio, error = frame[f"ratio{kind}"], frame[f"error{kind}"]
+        return at_most((ratio / bound)[compare(ratio, error, bound) != "undecided"].max(), 1)
+
+    return {
+        "none worsened by SepPGD": largest(wide),
+        "none worsened by MSK": largest(wide, " (MSK)"),
+        "cond(KS) <= cond(K) cond(S) always": largest(wide, bound=wide["cond S"]),
+        "never worsened by more than the factor D": largest(wide, bound=wide.D),
+        "narrow draw, none worsened by SepPGD": largest(narrow),
+        "narrow draw, none worsened by MSK": largest(narrow, " (MSK)"),
+    }
 
 
 @dataclass(frozen=True)
