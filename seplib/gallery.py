@@ -194,10 +194,9 @@ def activation_cases(curves: pd.DataFrame, floor: float = 1e-10) -> dict[str, Co
     """
     cases = {}
     for name, curve in curves.groupby("activation", sort=False):
-        above = curve.delta.shift() > floor
-        slope = curve.slope[above].iloc[-1]
-        what, held = ("stalls", above) if name.startswith("z^") else ("falls", at_most)
-        cases[f"{name}: {what}"] = held(slope, -0.05, scale=1)
+        slope = curve.slope[curve.delta.shift() > floor].iloc[-1]
+        what, compare = ("stalls", above) if name.startswith("z^") else ("falls", at_most)
+        cases[f"{name}: {what}"] = compare(slope, -0.05, scale=1)
     return cases
 
 
