@@ -21,6 +21,7 @@ from seplib.interpolation import evaluator, expand, name, random_points
 from seplib.separable import CP, TT
 from seplib.univariate import fit_factors
 
+ROUNDING = 1e-13  # what the sums of a network in float64 may be off by, granted to the bound of the proof
 _BLOCK = 1 << 14
 
 
@@ -75,8 +76,8 @@ class Certificate:
 
     @property
     def bound_holds(self) -> bool:
-        """Whether the measured gap keeps to the proof's bound (Sec. A.5); rounding of the sums is granted 1e-13."""
-        return self.gap <= self.bound + 1e-13
+        """Whether the measured gap keeps to the proof's bound (Sec. A.5), but for :data:`ROUNDING`."""
+        return self.gap <= self.bound + ROUNDING
 
     @property
     def closed(self) -> bool:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from seplib import clock, ntk
+from seplib.claims import Comparison, at_least, at_most, below
 from seplib.factors import FactorMLP
 from seplib.kernel_pgd import IGA, MSK, as_points
 from seplib.plotting import COLOURS
@@ -182,30 +183,34 @@ def exponents(frame: pd.DataFrame, cost: str = "operations") -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def preconditioner_cases(counted: pd.DataFrame) -> dict[str, bool]:
+def preconditioner_cases(counted: pd.DataFrame) -> dict[str, Comparison]:
     """The cases of the claim ``table-1``: exponents of the counted operations, from :func:`exponents` (Table 1)."""
     slope, held = _by_part(counted), {}
     for D in sorted(set(counted.D)):
         ours, theirs = slope[D, "SepPGD", "construction"], slope[D, "MSK", "construction"]
-        held[f"D = {D}: SepPGD's construction grows as n^3 at most"] = ours <= 3.05
-        held[f"D = {D}: MSK's construction grows faster, by n^D at least"] = theirs >= ours + D
-        held[f"D = {D}: MSK applies in n^D"] = abs(slope[D, "MSK", "application"] - D) < 0.1
-        held[f"D = {D}: IGA applies in n^D"] = abs(slope[D, "IGA", "application"] - D) < 0.1
-        held[f"D = {D}: SepPGD's networks take n"] = abs(slope[D, "GD", "networks"] - 1) < 0.1
-        held[f"D = {D}: SepPGD applies to the residual in n"] = abs(slope[D, "SepPGD", "application"] - 1) < 0.1
-    return {name: bool(holds) for name, holds in held.items()}
+        held[f"D = {D}: SepPGD's construction grows as n^3 at most"] = at_most(ours, 3.05, scale=1)
+        held[f"D = {D}: MSK's construction grows faster, by n^D at least"] = at_least(theirs, ours + D, scale=1)
+        for what, method, part, exponent in (
+            ("MSK applies in n^D", "MSK", "application", D),
+            ("IGA applies in n^D", "IGA", "application", D),
+            ("SepPGD's networks take n", "GD", "networks", 1),
+            ("SepPGD applies to the residual in n", "SepPGD", "application", 1),
+        ):
+            held[f"D = {D}: {what}"] = below(abs(slope[D, method, part] - exponent), 0.1, scale=1)
+    return held
 
 
-def query_cases(costs: pd.DataFrame, counted: pd.DataFrame) -> dict[str, bool]:
+def query_cases(costs: pd.DataFrame, counted: pd.DataFrame) -> dict[str, Comparison]:
     """The cases of the claim ``a-1-1``: queries of an epoch, and how its operations grow (Sec. A.1.1)."""
     slope, held = _by_part(counted), {}
     for D, epochs in costs[costs.part == "epoch"].groupby("D"):
         asked = epochs.pivot(index="n", columns="method", values="queries")
         n = asked.index
-        held[f"D = {D}: n D queries, the MLP n^D"] = (asked["SepNN"] == D * n).all() and (asked["MLP"] == n**D).all()
-        slower = slope[D, "SepNN", "epoch"] < slope[D, "MLP", "epoch"] - 0.5
-        held[f"D = {D}: fewer operations an epoch, by a growing factor"] = slower
-    return {name: bool(holds) for name, holds in held.items()}
+        wrong = max((asked["SepNN"] - D * n).abs().max(), (asked["MLP"] - n**D).abs().max())
+        held[f"D = {D}: n D queries, the MLP n^D"] = below(wrong, 0.5)  # counts: equal, or apart by one at least
+        ours, theirs = slope[D, "SepNN", "epoch"], slope[D, "MLP", "epoch"]
+        held[f"D = {D}: fewer operations an epoch, by a growing factor"] = below(ours, theirs - 0.5, scale=1)
+    return held
 
 
 def numbers(frame: pd.DataFrame, wanted: Sequence[tuple[str, str]], what: str = "") -> dict[str, float]:

@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
+from seplib.claims import Comparison, above
 from seplib.plotting import COLOURS
 from seplib.profiles.images import ConvergenceSettings, ImageSettings
 from seplib.runs import ImageRun, fit_image, update_seconds
@@ -109,9 +110,9 @@ def margin(found: pd.DataFrame) -> pd.Series:
     return errors.drop(columns="SepPGD").min(axis=1) / errors["SepPGD"]
 
 
-def cases(found: pd.DataFrame) -> dict[str, bool]:
+def cases(found: pd.DataFrame) -> dict[str, Comparison]:
     """The cases of the claim ``fig-2b``: whether SepPGD has the lowest MSE of all, from :func:`table` (Figs. 2(b) and 6)."""
-    return {f"{case}: SepPGD lowest": bool(ratio > 1) for case, ratio in margin(found).items()}
+    return {f"{case}: SepPGD lowest": above(ratio, 1) for case, ratio in margin(found).items()}
 
 
 def leads(runs: Runs, seconds: Mapping[str, np.ndarray], times: Sequence[float]) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from torch import Tensor
 from seplib import activations, approximation, compression, expansions, interpolation, metrics, univariate
 from seplib.activations import Activation
 from seplib.approximation import Certificate
+from seplib.claims import Comparison, all_of, at_most, below
 from seplib.expansions import FORMS, Interval, Model
 from seplib.factors import FactorMLP
 from seplib.profiles.approximation import RateSettings
@@ -143,11 +144,30 @@ def certificates(
     return certificates_table(survey(names, eps, eps_analytic, seed, device))
 
 
-def certificate_cases(table: pd.DataFrame, form: str) -> dict[str, bool]:
+def certificate_cases(table: pd.DataFrame, form: str) -> dict[str, Comparison]:
     """The cases of a claim ``thm-1-*``: error below eps and the bound kept, by function and eps (Theorem 1)."""
     rows = table[table.form == form]
-    held = rows["below eps"] & rows["bound holds"]
-    return {f"{name}, eps {eps:g}": bool(holds) for name, eps, holds in zip(rows.function, rows.eps, held)}
+    return {
+        f"{row.function}, eps {row.eps:g}": all_of(
+            below(row.error, row.eps), at_most(row.gap, row.bound + approximation.ROUNDING)
+        )
+        for row in rows.itertuples()
+    }
+
+
+def certificate_checks(table: pd.DataFrame, where: str) -> dict[str, Comparison]:
+    """What all certificates of a table have in common: error below eps, the bound kept, the proof closed (Theorem 1).
+
+    Args:
+        table: of :func:`certificates_table`.
+        where: what the table covers, for the names.
+    """
+    most = {
+        "error below eps": table.error / table.eps,
+        "expansion error + bound below eps": (table["expansion error"] + table.bound) / table.eps,
+    }
+    checks = {f"{name}, {where}": below(ratio.max(), 1) for name, ratio in most.items()}
+    return checks | {f"bound holds, {where}": at_most((table.gap / (table.bound + approximation.ROUNDING)).max(), 1)}
 
 
 def width_curve(
@@ -195,7 +215,7 @@ def activation_study(
     return pd.concat(curves, ignore_index=True)
 
 
-def activation_cases(curves: pd.DataFrame, floor: float = 1e-10) -> dict[str, bool]:
+def activation_cases(curves: pd.DataFrame, floor: float = 1e-10) -> dict[str, Comparison]:
     """The cases of the claim ``thm-1-activation``: a power stalls over the last octave, the others fall (Theorem 1).
 
     Args:
@@ -204,10 +224,10 @@ def activation_cases(curves: pd.DataFrame, floor: float = 1e-10) -> dict[str, bo
     """
     cases = {}
     for name, curve in curves.groupby("activation", sort=False):
-        above = curve.delta.shift() > floor
-        slope = curve.slope[above].iloc[-1]
-        cases[f"{name}: {'stalls' if name.startswith('z^') else 'falls'}"] = (slope > -0.05) == name.startswith("z^")
-    return {name: bool(holds) for name, holds in cases.items()}
+        slope = curve.slope[curve.delta.shift() > floor].iloc[-1]
+        what, compare = ("stalls", above) if name.startswith("z^") else ("falls", at_most)
+        cases[f"{name}: {what}"] = compare(slope, -0.05, scale=1)
+    return cases
 
 
 def power(degree: int) -> Activation:

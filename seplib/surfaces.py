@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from seplib import plotting, rendering, tensorops
+from seplib.claims import Comparison, above
 from seplib.profiles.surfaces import SurfaceSettings, SurfaceStudySettings
 from seplib.runs import take_turns, turns
 from seplib.setups import METHODS, prepare, run_arguments
@@ -142,11 +143,11 @@ def table(runs: Study, steps: dict[str, float], every: int) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def cases(runs: Study) -> dict[str, bool]:
+def cases(runs: Study) -> dict[str, Comparison]:
     """The case of the claim ``fig-3-surface``: IoU of SepPGD above that of SepNN after the last update at full size (Fig. 3)."""
     full = next(iter(runs))[0]
     plain, ours = (runs[full, method][0] for method in METHODS)
-    return {f"IoU above SepNN's after {len(plain.history.loss) - 1} updates": bool(ours.iou[-1] > plain.iou[-1])}
+    return {f"IoU above SepNN's after {len(plain.history.loss) - 1} updates": above(ours.iou[-1], plain.iou[-1])}
 
 
 def share_above(runs: Study) -> float:

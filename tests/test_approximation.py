@@ -27,6 +27,7 @@ from seplib import (
     rates,
     univariate,
 )
+from seplib.claims import held
 from seplib.expansions import FORMS
 from seplib.profiles.approximation import RateSettings
 
@@ -383,9 +384,11 @@ def test_the_survey_covers_every_case():
     found = gallery.survey(["cosine"], [0.1], [1e-2], seed=0)
     table = gallery.certificates_table(found)
     assert len(table) == 6 and table["below eps"].all()
-    assert gallery.certificate_cases(table, "TT") == {"cosine, eps 0.1": True, "cosine, eps 0.01": True}
-    table.loc[table.form == "TT", "bound holds"] = False
-    assert not any(gallery.certificate_cases(table, "TT").values())
+    assert held(gallery.certificate_cases(table, "TT")) == {"cosine, eps 0.1": True, "cosine, eps 0.01": True}
+    broken = table.assign(gap=2 * table.bound)
+    assert not any(gallery.certificate_cases(broken, "TT").values())
+    assert gallery.certificate_cases(broken, "TT")["cosine, eps 0.1"].distance == pytest.approx(-1)
+    assert not any(gallery.certificate_cases(table.assign(error=table.eps), "TT").values())
 
 
 def test_the_closure_table_adds_and_multiplies_the_ranks():
@@ -418,12 +421,12 @@ def test_activation_cases_judge_the_last_octave_above_rounding():
             "slope": [np.nan, -13.0, -16.0, 1.0, np.nan, -0.5, 0.0],
         }
     )
-    assert gallery.activation_cases(curves) == {"tanh: falls": True, "z^2: stalls": True}
+    assert held(gallery.activation_cases(curves)) == {"tanh: falls": True, "z^2: stalls": True}
     curves.loc[6, "slope"] = -0.04
     assert gallery.activation_cases(curves)["z^2: stalls"]
     curves.loc[6, "slope"] = -0.06
     curves.loc[2, "slope"] = 0.0
-    assert gallery.activation_cases(curves) == {"tanh: falls": False, "z^2: stalls": False}
+    assert held(gallery.activation_cases(curves)) == {"tanh: falls": False, "z^2: stalls": False}
 
 
 def test_trained_networks_stand_above_the_floor_of_their_rank():

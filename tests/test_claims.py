@@ -1,9 +1,14 @@
 import csv
 import json
+import math
+import operator
 from importlib.resources import files
 
+import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from seplib import claims
 
@@ -41,6 +46,139 @@ def test_verdicts_follow_the_cases():
     assert claims.verdict({"a": False}) == "not reproduced"
     with pytest.raises(ValueError, match="at least one case"):
         claims.verdict({})
+
+
+# --- cases that know their distance ----------------------------------------------------------------------------------
+
+RELATIONS = [
+    (claims.at_most, operator.le, -1),
+    (claims.below, operator.lt, -1),
+    (claims.at_least, operator.ge, 1),
+    (claims.above, operator.gt, 1),
+]
+# A few numbers of each size, so that equal ones are drawn too.
+numbers = st.one_of(st.integers(-3, 3).map(float), st.floats(-1e6, 1e6, width=32))
+scales = st.floats(1e-3, 1e3)
+
+
+@pytest.mark.parametrize(("compare", "relation", "side"), RELATIONS, ids=[r[0].__name__ for r in RELATIONS])
+@given(value=numbers, bound=numbers, scale=scales)
+def test_a_case_is_true_where_its_relation_holds_and_its_distance_has_that_sign(
+    compare, relation, side, value, bound, scale
+):
+    case = compare(value, bound, scale)
+    assert bool(case) is relation(value, bound) and str(case) == str(relation(value, bound))
+    assert (case.value, case.bound) == (value, bound)
+    assert np.sign(case.distance) == side * np.sign(value - bound)
+    assert bound + side * case.distance * scale == pytest.approx(value, rel=1e-9, abs=1e-9)
+    if value == bound:
+        assert case.distance == 0 and bool(case) is (relation in (operator.le, operator.ge))
+
+
+@pytest.mark.parametrize(("compare", "side"), [(r[0], r[2]) for r in RELATIONS], ids=[r[0].__name__ for r in RELATIONS])
+@given(value=numbers, bound=st.floats(1e-3, 1e3), unit=st.floats(1e-3, 1e3), sign=st.sampled_from([-1, 1]))
+def test_a_distance_is_relative_to_the_threshold(compare, side, value, bound, unit, sign):
+    """It does not depend on the unit, and a change by more than this share of the threshold turns the case, a smaller does not."""
+    bound *= sign
+    case = compare(value, bound)
+    assert case.scale == abs(bound)
+    assert compare(unit * value, unit * bound).distance == pytest.approx(case.distance, rel=1e-9, abs=1e-9)
+    if abs(case.distance) > 1e-6:
+        for share, same in ((0.999, True), (1.001, False)):
+            moved = value - side * share * case.distance * abs(bound)
+            assert (bool(compare(moved, bound)) == bool(case)) is same
+
+
+@given(st.lists(st.tuples(st.sampled_from([r[0] for r in RELATIONS]), numbers, numbers), min_size=1, max_size=4))
+def test_all_hold_exactly_if_the_nearest_to_failing_does(parts):
+    cases = [compare(value, bound, 1) for compare, value, bound in parts]
+    whole = claims.all_of(*cases)
+    assert bool(whole) is all(map(bool, cases)) and whole in cases
+    assert whole.distance == min(case.distance for case in cases)
+
+
+@given(numbers, numbers, st.floats(0, 10))
+def test_between_is_judged_by_the_nearer_end(value, low, width):
+    case = claims.between(value, low, low + width, scale=1)
+    assert bool(case) is (low <= value <= low + width)
+    assert case.distance == min(value - low, low + width - value)
+
+
+@given(numbers, numbers, st.floats(1e-3, 1e3))
+def test_a_case_within_one_spread_of_its_threshold_says_so(value, bound, spread):
+    case = claims.at_most(value, bound, scale=1, spread=spread)
+    assert case.within_spread is (abs(value - bound) < spread)
+    assert ("note" in case.margin()) is case.within_spread
+    assert case.margin()["spread"] == spread
+    for unknown in (None, math.nan):
+        assert not claims.at_most(value, bound, scale=1, spread=unknown).within_spread
+
+
+@given(st.dictionaries(st.text(max_size=3), st.tuples(numbers, numbers), min_size=1, max_size=4))
+def test_comparisons_give_the_verdict_of_the_bools_they_stand_for(pairs):
+    cases = {name: claims.above(*pair, scale=1) for name, pair in pairs.items()}
+    bools = {name: a > b for name, (a, b) in pairs.items()}
+    assert claims.held(cases) == bools and claims.verdict(cases) == claims.verdict(bools)
+
+
+def test_decibels_make_a_distance_relative():
+    """A gain of 0.1 dB turns once the mean squared error changes by its share of 2.3%."""
+    gain = claims.above(0.1, 0, claims.DECIBELS)
+    assert gain.distance == pytest.approx(math.log(10**0.01))
+
+
+def test_comparisons_that_mean_nothing_are_refused():
+    with pytest.raises(ValueError, match=r"0\.5 >= 0: a distance to 0 is not relative to it, give a scale"):
+        claims.at_least(0.5, 0)
+    with pytest.raises(ValueError, match=r"a comparison needs two numbers, got Comparison\(value=nan, relation='<'"):
+        claims.below(math.nan, 1)
+    for scale in (0, -1.0, math.nan):
+        with pytest.raises(ValueError, match=rf"a distance needs a positive scale, got .*scale={scale:.1f}"):
+            claims.below(1, 2, scale)
+    with pytest.raises(ValueError, match="all_of needs at least one comparison"):
+        claims.all_of()
+
+
+def test_a_goal_never_reached_is_recorded_without_numbers(report, tmp_path):
+    report.record("fig-4", cases={"time": claims.at_most(math.inf, 0.8)}, paper={}, measured={})
+    ((entry,),) = [json.loads((tmp_path / "demo" / "record.json").read_text())["claims"]]
+    assert entry["cases"] == {"time": False} and entry["verdict"] == "not reproduced"
+    assert entry["margins"]["time"] == {
+        "value": None, "bound": 0.8, "distance": None, "spread": None, "relation": "<=",
+    }  # fmt: skip
+    assert claims.nearest(entry) is None
+
+
+def test_a_record_keeps_the_distances_and_the_nearest_is_found(report, tmp_path):
+    cases = {"far": claims.above(3, 1), "near": claims.at_most(np.float32(1.25), 1, spread=0.5), "bare": True}
+    report.record("table-6", cases=cases, paper={}, measured={})
+    report.check({"floor": claims.above(2.0, 1), "counted": False})
+    record = json.loads((tmp_path / "demo" / "record.json").read_text())
+    (entry,) = record["claims"]
+    assert entry["cases"] == {"far": True, "near": False, "bare": True} and set(entry["margins"]) == {"far", "near"}
+    name, margin = claims.nearest(entry)
+    assert name == "near" and margin == {
+        "value": 1.25, "bound": 1.0, "distance": -0.25, "spread": 0.5, "relation": "<=",
+        "note": "within one spread of its threshold",
+    }  # fmt: skip
+    assert record["checks"] == {"floor": True, "counted": False} and record["margins"]["floor"]["distance"] == 1
+    for old in ({"cases": {"a": True}}, {"cases": None, "margins": None}):
+        assert claims.nearest(old) is None
+
+
+def test_checks_are_printed_and_shown_with_their_distances(report, capsys):
+    assert "–" not in report.margins().to_string(), "nothing to show yet"
+    report.check({"floor": claims.above(2.0, 1), "counted": False})
+    assert capsys.readouterr().out == "floor: True\ncounted: False\n"
+    assert report.margins().to_string(delimiter="|").splitlines()[:2] == [
+        "case|value|relation|bound|distance",
+        "floor|2|>|1|1",
+    ]
+    for id, value in (("table-6", 1.5), ("table-7", 0.9)):
+        report.record(id, cases={"a": claims.at_most(value, 1)}, paper={}, measured={})
+    lines = report.margins("table-6", "table-7").to_string(delimiter="|").splitlines()
+    assert [line.split("|")[0] for line in lines[1:3]] == ["table-7", "table-6"], "the nearest first"
+    assert "floor" not in "".join(lines)
 
 
 def test_a_record_holds_all_that_a_reader_needs(report, tmp_path):

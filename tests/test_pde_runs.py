@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from seplib import diffusion, pde_figures, pde_runs, pde_study, pde_variants, preconditioning, profiles, store
+from seplib.claims import held
 
 CPU = torch.device("cpu")
 SETTINGS = dataclasses.replace(
@@ -159,22 +160,22 @@ def test_times_and_cases():
     seconds = {("Helmholtz", method): pace for method, pace in zip(pde_runs.METHODS, (10.0, 1.0, 2.0))}
     runs = {("Helmholtz", PINN): slow, ("Helmholtz", PLAIN): plain, ("Helmholtz", OURS): fast}
     assert pde_study.time_ratio(runs, seconds, "Helmholtz", pde_runs.final(plain.errors)) == pytest.approx(20 / 30)
-    assert list(pde_study.cases(runs, seconds, "Helmholtz").values()) == [True, True]
+    assert list(held(pde_study.cases(runs, seconds, "Helmholtz")).values()) == [True, True]
     seconds["Helmholtz", OURS] = 2.5
-    assert list(pde_study.cases(runs, seconds, "Helmholtz").values()) == [False, True]
+    first, second = pde_study.cases(runs, seconds, "Helmholtz").values()
+    assert not first and first.value == pytest.approx(25 / 30) and first.distance == pytest.approx(1 - 25 / 24)
+    assert second and second.value == pytest.approx(2 / 3)  # 4 after 300 seconds, or after 20
     seconds["Helmholtz", PINN] = 0.4  # 8, 6 and 4 after 4, 8, 12 seconds; SPINN needs 10, 20, 20
-    assert pde_study.sooner(slow, plain, (0.4, 1.0)) == 0
-    assert pde_study.sooner(slow, plain, (0.7, 1.0)) == pytest.approx(2 / 3)
-    assert list(pde_study.cases(runs, seconds, "Helmholtz").values()) == [False, False]
-    assert pde_study.sooner(run([[1.0], [2.0]]), plain, (1, 1)) == 1  # reaches nothing that it had not
+    ratios = pde_study.time_ratios(slow, plain, (0.4, 1.0))
+    assert sorted(ratios) == pytest.approx([20 / 12, 20 / 8, 10 / 4]) and pde_study.sooner(ratios) == 0
+    assert pde_study.sooner(pde_study.time_ratios(slow, plain, (0.7, 1.0))) == pytest.approx(2 / 3)
+    assert list(held(pde_study.cases(runs, seconds, "Helmholtz")).values()) == [False, False]
+    nothing = pde_study.time_ratios(run([[1.0], [2.0]]), plain, (1, 1))  # reaches nothing that it had not
+    assert len(nothing) == 0 and pde_study.sooner(nothing) == 1
     runs["Helmholtz", OURS] = slow
     assert pde_study.numbers(runs, seconds, "Helmholtz")[pde_study.RATIO] == "never"
-    assert (
-        pde_study.cases(runs, seconds, "Helmholtz")[
-            "SepPGD reaches plain SPINN's final error in at most 0.8 of its time"
-        ]
-        is False
-    )
+    never = pde_study.cases(runs, seconds, "Helmholtz")
+    assert not never["SepPGD reaches plain SPINN's final error in at most 0.8 of its time"]
 
 
 def test_final_is_a_median_over_the_last_tenth():

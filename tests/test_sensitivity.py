@@ -93,7 +93,7 @@ def table(name: str, rows: list[tuple]) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=["value", "row", "PSNR", "paper"])
     other = {"table-5": "activation", "table-7": "noise standard deviation"}
     best = frame.PSNR + 0.5 + (frame.row != "SepNN")  # all runs lose something at the end, the preconditioned ones more
-    return frame.assign(table=name, varied=(varied | other)[name], **{"best PSNR": best})
+    return frame.assign(table=name, varied=(varied | other)[name], spread=np.nan, **{"best PSNR": best})
 
 
 def test_gains_are_over_the_plain_network_of_the_same_column():
