@@ -39,6 +39,7 @@ notebooks: $(READY)
 
 test: book lint
 	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -n 2 -o addopts= tests/gpu
 	@$(BIN)/python -m pytest -q -p no:cacheprovider --nbval --nbval-current-env --nbval-cell-timeout 300 \
 	  --nbval-sanitize-with tests/sanitize.cfg notebooks
 

@@ -154,15 +154,12 @@ def _from_values(factory):
 
     @functools.wraps(factory)
     def made(data: Any, *args: Any, device: Any = None, requires_grad: bool = False, **kwargs: Any) -> Tensor:
-        if isinstance(data, OnDevice) and device is None:
-            device = DEVICE
-        if device is None or torch.device(device).type != NAME:
-            requires = {"requires_grad": True} if requires_grad else {}
-            return factory(
-                data.cpu() if isinstance(data, OnDevice) else data, *args, device=device, **requires, **kwargs
-            )
-        made = data if isinstance(data, OnDevice) else factory(data, *args, **kwargs)
-        return made.to(DEVICE, kwargs.get("dtype")).requires_grad_(requires_grad)
+        theirs = isinstance(data, OnDevice)
+        if torch.device(device or (DEVICE if theirs else CPU)).type == NAME:
+            result = (data if theirs else factory(data, *args, **kwargs)).to(DEVICE, kwargs.get("dtype"))
+        else:
+            result = factory(data.cpu() if theirs else data, *args, device=device, **kwargs)
+        return result.requires_grad_() if requires_grad else result
 
     return made
 

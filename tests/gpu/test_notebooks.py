@@ -78,7 +78,9 @@ def test_a_notebook_gives_the_numbers_of_the_cpu(name, execute):
         pd.testing.assert_frame_equal(found[key], table, obj=f"table {key}", **close)
     pd.testing.assert_series_equal(values(its_glued), values(glued), obj="glued values", **close)
     for one, other in zip(its_record["claims"], record["claims"], strict=True):
-        assert {key: one[key] for key in ("id", "verdict", "cases")} == {key: other[key] for key in ("id", "verdict", "cases")}
+        assert {key: one[key] for key in ("id", "verdict", "cases")} == {
+            key: other[key] for key in ("id", "verdict", "cases")
+        }
         for key in ("measured", "spread"):
             pd.testing.assert_series_equal(values(one[key]), values(other[key]), obj=f"{one['id']}, {key}", **close)
 

@@ -79,7 +79,9 @@ def test_random_numbers_come_from_the_host(device):
     for call in (lambda: torch.rand(3, device=device), lambda: torch.ones(3, device=device).normal_()):
         with pytest.raises(RuntimeError, match="draw them from a generator of the CPU and copy"):
             call()
-    assert torch.equal(torch.randn(3, generator=host.manual_seed(1)).to(device).cpu(), torch.randn(3, generator=host.manual_seed(1)))
+    assert torch.equal(
+        torch.randn(3, generator=host.manual_seed(1)).to(device).cpu(), torch.randn(3, generator=host.manual_seed(1))
+    )
 
 
 @pytest.mark.parametrize(

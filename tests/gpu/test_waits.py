@@ -1,5 +1,6 @@
 """How often the host waits for a GPU: never for a training step, twice an axis for a new preconditioner, once a block for losses."""
 
+import itertools
 import math
 from collections import Counter
 
@@ -38,7 +39,7 @@ def by_iteration(waits, run, iterations):
     with waits.during() as seen:
         run(lambda state: looks.append(waits.copy()))
     assert len(looks) == iterations + 1
-    return [later - earlier for earlier, later in zip(looks, looks[1:])], seen
+    return [later - earlier for earlier, later in itertools.pairwise(looks)], seen
 
 
 def kinds(found: Counter) -> dict[str, int]:
