@@ -47,6 +47,7 @@ NBVAL := $(BIN)/python -m pytest -q -p no:cacheprovider --nbval --nbval-current-
 
 test: book lint audit
 	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -n 2 -o addopts= tests/gpu
 	@$(NBVAL)
 
 # The notebooks alone: every number and text against what is expected.

@@ -9,7 +9,7 @@ NAMES = runner.notebook_names(Path("."))
 WANTED = [config["notebook"]] if config.get("notebook") else NAMES
 try:
     profiles.get(PROFILE)
-    profiles.resolve_device(DEVICE)
+    ACCELERATED = profiles.resolve_device(DEVICE).type != "cpu"
     if set(WANTED) - set(NAMES):
         raise ValueError(f"notebook must be one of {', '.join(NAMES)}, got {WANTED[0]!r}")
 except ValueError as error:
@@ -36,7 +36,7 @@ rule notebook:
     threads: max(1, workflow.cores // JOBS)
     resources:
         mem_mb=4000,
-        gpu=1 if DEVICE == "cuda" else 0,
+        gpu=int(ACCELERATED),
     shell:
         "{sys.executable} -m seplib run {wildcards.name} --profile {PROFILE} --device {params.device} --threads {threads}"
 

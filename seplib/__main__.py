@@ -21,7 +21,7 @@ def _main() -> None:
 def run(
     notebook: Annotated[str, typer.Argument(help="Name of a notebook in notebooks/, without its ending.")],
     profile: Annotated[str, typer.Option(help=f"One of {', '.join(profiles.NAMES)}.")] = "smoke",
-    device: Annotated[str, typer.Option(help=f"One of {', '.join(profiles.DEVICES)}.")] = "auto",
+    device: Annotated[str, typer.Option(help=f"One of {profiles.DEVICES}.")] = "auto",
     parameter: Annotated[list[str] | None, typer.Option("--parameter", "-p", help="NAME=VALUE, as in seed=3.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
 ) -> None:
@@ -84,7 +84,7 @@ def fit(
     k: Annotated[int | None, typer.Option(help="Modulated eigenvalues; 70, in 3-D 20, or the shortest side.")] = None,
     resolution: Annotated[int, typer.Option(help="Of a mesh: voxels along its longest side.")] = 256,
     seed: Annotated[int, typer.Option(help="Of the initial weights.")] = 0,
-    device: Annotated[str, typer.Option(help=f"One of {', '.join(profiles.DEVICES)}.")] = "auto",
+    device: Annotated[str, typer.Option(help=f"One of {profiles.DEVICES}.")] = "auto",
 ) -> None:
     """Fit an image or a volume of your own; writes NAME-fit with .png or .npy and .ply, and the network as .npz."""
     if inpaint and solids.is_volume(data):

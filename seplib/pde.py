@@ -98,7 +98,7 @@ class Equation:
         return axes[0].new_zeros(shape) if self.source is None else self.source(*mesh(axes)).expand(shape)
 
     def _coefficients(self, fields: Tensor) -> Tensor:
-        return fields.new_tensor([self.linear.get(name, 0.0) for name in self.fields])
+        return _vector(tuple(self.linear.get(name, 0.0) for name in self.fields), fields.dtype, fields.device)
 
     def _rest(self, fields: Tensor, axes: Sequence[Tensor]) -> Tensor:
         return self.rest(dict(zip(self.fields, fields.unbind(1))), *mesh(axes))
@@ -111,6 +111,12 @@ class Equation:
     def order(self, name: str) -> tuple[int, ...]:
         """How often a derivative is taken along each axis: "xx" to (0, 2, 0)."""
         return tuple(name.count(c) for c in self.domain)
+
+
+@functools.cache
+def _vector(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Made once: numbers that are copied to a GPU in every step make the host wait in every step."""
+    return torch.tensor(values, dtype=dtype, device=device)
 
 
 def mesh(axes: Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -138,7 +138,8 @@ def _look(
         vectors = [v.flip(-1) for _, v in pairs]
         modes = (vectors[0].mT @ state.residual @ vectors[1]).square()
         within = modes.cumsum(1).cumsum(2).diagonal(dim1=1, dim2=2)
-        frequency[:], energy = metrics.error_spectrum(state.prediction, state.target)
+        rings, energy = metrics.error_spectrum(state.prediction, state.target)
+        frequency[:] = rings.tolist()
         looks["moments"].append(state.iteration)
         looks["stability"].append(found.cpu().numpy())
         looks["eigenvalues"].append(np.stack([values.flip(-1).cpu().numpy() for values, _ in pairs]))

@@ -78,7 +78,10 @@ def test_the_environment_is_put_back(project, monkeypatch):
     [
         (["run", "nope"], "notebook must be one of bad, good, got 'nope'"),
         (["run", "good", "--profile", "big"], "profile must be one of smoke, paper, got 'big'"),
-        (["run", "good", "--device", "tpu"], "device must be one of auto, cpu, cuda, got 'tpu'"),
+        (
+            ["run", "good", "--device", "tpu"],
+            "device must be one of auto, cpu, cuda, cuda:1, mps, xpu or whatever else torch finds, got 'tpu'",
+        ),
         (
             ["run", "good", "-p", "sead=3"],
             "parameter must be one of profile, device, seed for notebook good, got 'sead'",
@@ -97,10 +100,24 @@ def test_the_command_line_answers_mistakes_with_one_line(project, arguments, lin
     assert last.startswith(f"seplib: error: {line}") and "Traceback" not in done.stderr
 
 
-def test_cuda_is_refused_where_there_is_none(monkeypatch):
+def test_a_device_that_is_not_there_is_refused(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(ValueError, match="torch finds no CUDA device here"):
-        profiles.resolve_device("cuda")
+    for name in ("cuda", "cuda:1", "xpu", "cpu:1"):
+        with pytest.raises(
+            ValueError, match=f"device '{name}' was asked for, but torch finds none here; use 'cpu' or 'auto'"
+        ):
+            profiles.resolve_device(name)
+    with pytest.raises(ValueError, match=r"device must be one of auto, .*, got 'meta'"):
+        profiles.resolve_device("meta")
     assert profiles.resolve_device("auto").type == "cpu"
+
+
+def test_a_device_with_a_number_becomes_the_current_one(monkeypatch):
+    chosen = []
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    assert profiles.resolve_device("auto").type == "cuda"
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.accelerator.set_device_index", chosen.append)
+    assert str(profiles.resolve_device("auto")) == str(profiles.resolve_device("cuda")) == "cuda" and not chosen
+    assert str(profiles.resolve_device("cuda:1")) == "cuda:1" and chosen == [1]
+    with pytest.raises(ValueError, match="device 'cuda:2' was asked for, but torch finds none here"):
+        profiles.resolve_device("cuda:2")

@@ -10,8 +10,7 @@ import torch
 
 from seplib.profiles import approximation, equations, image_studies, images, kernels, preconditioning, surfaces
 
-# Examples: whatever torch knows and finds will do.
-DEVICES = ("auto", "cpu", "cuda", "cuda:1", "mps", "xpu")
+DEVICES = "auto, cpu, cuda, cuda:1, mps, xpu or whatever else torch finds"
 
 
 @dataclass(frozen=True)
@@ -81,9 +80,7 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device(name)
         module = torch.get_device_module(device)
     except RuntimeError:
-        raise ValueError(
-            f"device must be auto or one that torch knows, such as {', '.join(DEVICES[1:])}; got {name!r}"
-        ) from None
+        raise ValueError(f"device must be one of {DEVICES}, got {name!r}") from None
     if not module.is_available() or (device.index or 0) >= module.device_count():
         raise ValueError(f"device {name!r} was asked for, but torch finds none here; use 'cpu' or 'auto'")
     if device.index is not None and device.type != "cpu":

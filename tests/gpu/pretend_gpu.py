@@ -39,7 +39,7 @@ import seplib
 
 NAME = "pretend"
 CPU = torch.device("cpu")
-TESTS = f"{Path(__file__).parent}/"
+TESTS = f"{Path(__file__).parents[1]}/"
 LIBRARY = f"{Path(seplib.__file__).parent}/"
 aten = torch.ops.aten
 
@@ -91,6 +91,7 @@ def _place() -> str:
 
 
 waits = Waits()
+operations = 0
 
 
 class OnDevice(Tensor):
@@ -130,9 +131,22 @@ class OnDevice(Tensor):
     def new_tensor(self, data: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
         return torch.tensor(data, dtype=dtype or self.dtype, device=device or DEVICE, requires_grad=requires_grad)
 
+    def __getitem__(self, index: Any) -> Tensor:
+        return super().__getitem__(_indices(index))
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        super().__setitem__(_indices(index), value)
+
     def __reduce_ex__(self, protocol: Any):
         waits.add("copy to the host")
         return _rebuild_device_tensor_from_cpu_tensor, (self.raw, self.dtype, str(DEVICE), self.requires_grad)
+
+
+def _indices(index: Any) -> Any:
+    """A list of indices becomes a tensor, which torch would do by itself where a Python backend cannot follow."""
+    if isinstance(index, tuple):
+        return tuple(map(_indices, index))
+    return torch.tensor(index) if isinstance(index, list) else index
 
 
 def _from_values(factory):
@@ -140,15 +154,12 @@ def _from_values(factory):
 
     @functools.wraps(factory)
     def made(data: Any, *args: Any, device: Any = None, requires_grad: bool = False, **kwargs: Any) -> Tensor:
-        if isinstance(data, OnDevice) and device is None:
-            device = DEVICE
-        if device is None or torch.device(device).type != NAME:
-            requires = {"requires_grad": True} if requires_grad else {}
-            return factory(
-                data.cpu() if isinstance(data, OnDevice) else data, *args, device=device, **requires, **kwargs
-            )
-        made = data if isinstance(data, OnDevice) else factory(data, *args, **kwargs)
-        return made.to(DEVICE, kwargs.get("dtype")).requires_grad_(requires_grad)
+        theirs = isinstance(data, OnDevice)
+        if torch.device(device or (DEVICE if theirs else CPU)).type == NAME:
+            result = (data if theirs else factory(data, *args, **kwargs)).to(DEVICE, kwargs.get("dtype"))
+        else:
+            result = factory(data.cpu() if theirs else data, *args, device=device, **kwargs)
+        return result.requires_grad_() if requires_grad else result
 
     return made
 
@@ -216,6 +227,8 @@ def _kind(op) -> Kind:
 
 def _run(op, *args, **kwargs):
     """Every operation with a tensor on the device or for it: check, count, compute on the CPU, wrap."""
+    global operations
+    operations += 1
     kind, ours, hosts = _kind(op), [], []
     raw_args = [_raw(x, ours, hosts) for x in args]
     raw_kwargs = {key: _raw(x, ours, hosts) for key, x in kwargs.items()} if kwargs else kwargs
@@ -287,5 +300,6 @@ def _wrap(x, given: dict[int, OnDevice], here: bool):
 _fallback, _own = Library("_", "IMPL"), Library("aten", "IMPL")
 _fallback.fallback(_run, "PrivateUse1")
 # torch's own way to these changes the shape of an empty tensor.
-for _op in (aten.eye.default, aten.eye.m, aten.arange.default, aten.arange.start, aten.arange.start_step):
+_factories = [aten.eye.default, aten.eye.m, aten.arange.default, aten.arange.start, aten.arange.start_step]
+for _op in (*_factories, aten.fft_fftfreq.default):
     _own.impl(_op, functools.partial(_run, _op), "PrivateUse1")
