@@ -10,6 +10,7 @@ PORT ?= 8000
 SHELL := /bin/bash
 export PYTHONPATH := $(CURDIR)
 export TQDM_DISABLE := 1
+export PYTHONUTF8 := 1
 BIN := .venv/bin
 READY := .venv/.ready
 
@@ -17,21 +18,26 @@ READY := .venv/.ready
 STRIP := $(BIN)/nbstripout --keep-output --keep-count --extra-keys \
   "metadata.papermill metadata.language_info.version cell.metadata.papermill cell.metadata.execution"
 
+# One at a time in this folder: who comes second waits, and then finds the work done. The lock is the system's, on a handle that
+# the command inherits, so it goes with its holder, however that ends.
+WAIT := import fcntl\ntry: fcntl.flock(9, 6)\nexcept BlockingIOError: print("waiting for another make in this folder", flush=True); fcntl.flock(9, 2)\nexcept OSError: pass
+ALONE = exec 9>>Makefile; $(PYTHON) -c $$'$(WAIT)';
+
 .PHONY: book test audit compare portable expected figures notebooks serve lint bench clean
 
 book: $(READY)
-	@$(MAKE) --no-print-directory figures PROFILE=smoke DEVICE=$(DEVICE) JOBS=$(JOBS)
+	@$(MAKE) --no-print-directory figures PROFILE=smoke 'DEVICE=$(DEVICE)' 'JOBS=$(JOBS)'
 	@$(MAKE) --no-print-directory $(HTML)
 	@echo $(CURDIR)/$(HTML)
 
 # Everything that the book shows; a second `make book` finds it older than the book and is done.
 HTML := _build/html/index.html
 $(HTML): $(shell find book notebooks results seplib _config.yml CHANGELOG.md -type f -not -path '*/__pycache__/*' 2>/dev/null)
-	@$(BIN)/python book/build.py >/dev/null
+	@$(ALONE) $(BIN)/python book/build.py >/dev/null
 
 figures: $(READY)
-	@$(BIN)/snakemake --cores all --nolock --rerun-incomplete --rerun-triggers mtime params code input \
-	  --quiet rules host --config profile=$(PROFILE) device=$(DEVICE) notebook=$(NOTEBOOK) jobs=$(JOBS)
+	@$(ALONE) $(BIN)/snakemake --cores all --nolock --rerun-incomplete --rerun-triggers mtime params code input \
+	  --quiet rules host --config 'profile=$(PROFILE)' 'device=$(DEVICE)' 'notebook=$(NOTEBOOK)' 'jobs=$(JOBS)'
 
 # Execute the committed notebooks anew, in place: after a change, before a commit.
 notebooks: $(READY)
@@ -83,7 +89,7 @@ clean:
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python >= 3.11 is needed, this is " + sys.version.split()[0] + "; name another with make PYTHON=...")'
 	@echo "setting up .venv (2 to 3 minutes the first time)"
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
-	@touch $(READY)
+	@$(ALONE) { [ $(READY) -nt requirements.lock ] && [ $(READY) -nt pyproject.toml ]; } || { \
+	  { test -x $(BIN)/python || $(PYTHON) -m venv .venv; } && \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock && \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e . && touch $(READY); }

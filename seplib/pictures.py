@@ -63,7 +63,7 @@ def read(path: str | Path) -> Tensor:
     check_input(Path(path), "image")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # at half of what is refused
+            warnings.simplefilter("ignore")  # a size at half of what is refused, a camera's notes that are damaged
             with Image.open(path) as opened:
                 frames, kind = getattr(opened, "n_frames", 1), opened.format
                 picture = ImageOps.exif_transpose(opened)
@@ -268,7 +268,7 @@ def load(path: str | Path) -> tuple[CP, list[Tensor]]:
     check_input(Path(path), "network")
     refused = f"{path} does not hold a network written by `seplib fit`"
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             config, checksum = str(stored["config"]), str(stored["sha256"])
             arrays = {name: stored[name] for name in stored.files if name not in ("config", "sha256")}
     except Exception as error:  # whatever a damaged file provokes

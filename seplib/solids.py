@@ -93,7 +93,8 @@ def read(path: Path, resolution: int = 256) -> Own:
 def _array(path: Path) -> Own:
     check_input(path, "array")
     try:
-        array = np.lib.format.open_memmap(path, mode="r")  # reads nothing but .npy, and no objects
+        with np.errstate(all="raise"):  # a shape may overflow
+            array = np.lib.format.open_memmap(path, mode="r")  # reads nothing but .npy, and no objects
     except Exception as error:  # whatever a damaged file provokes
         raise ValueError(f"{path} is not a readable array of numbers (.npy): {type(error).__name__}") from None
     if array.dtype.kind not in "biuf":

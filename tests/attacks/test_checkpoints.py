@@ -1,13 +1,11 @@
 """Attacks on checkpoints and on the writing of files: same numbers or one clear line, and nothing lost."""
 
-import contextlib
 import copy
 import errno
 import hashlib
 import os
 import random
 import re
-import resource
 import signal
 import threading
 import time
@@ -259,18 +257,7 @@ def test_a_run_killed_at_twenty_moments_ends_with_the_same_numbers(run, tmp_path
 # Writing --------------------------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def full_disk(room: int):
-    """A limit on the size of files fails in the middle of the writing, as a full disk does."""
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limit[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-
-
-def test_a_full_disk_leaves_the_old_file_and_names_it(tmp_path):
+def test_a_full_disk_leaves_the_old_file_and_names_it(tmp_path, full_disk):
     path = tmp_path / "a file"
     checkpoints.write_atomic(path, b"old")
     with full_disk(1000), pytest.raises(OSError, match=rf"^\[Errno \d+\] File too large: '{re.escape(str(path))}'$"):
@@ -328,7 +315,7 @@ def test_many_writers_leave_one_whole_file(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_checkpoint_that_cannot_be_saved_ends_the_run_with_its_path(run, tmp_path):
+def test_a_checkpoint_that_cannot_be_saved_ends_the_run_with_its_path(run, tmp_path, full_disk):
     with full_disk(100), pytest.raises(OSError, match=r"File too large: '.*run\.pt'$"):
         run()
     assert not list(tmp_path.iterdir())
