@@ -113,14 +113,21 @@ def cases(found: pd.DataFrame) -> dict[str, bool]:
     return {f"{case}: SepPGD lowest": bool(ratio > 1) for case, ratio in margin(found).items()}
 
 
-def leads(runs: Runs, seconds: Mapping[str, np.ndarray], times: Sequence[float]) -> pd.DataFrame:
-    """In how many cases each method has the lowest MSE at several times, one row a time; NaN for runs that end before (Figs. 2(b) and 6)."""
+def leads(runs: Runs, seconds: Mapping[str, np.ndarray], times: Sequence[float], unit: str = "seconds") -> pd.DataFrame:
+    """In how many cases each method has the lowest MSE at several times; NaN for runs that end before (Figs. 2(b) and 6).
+
+    Args:
+        runs: of :func:`study`.
+        seconds: of :func:`clock` or :func:`ticks`.
+        times: one row for each.
+        unit: what they count, the name of the first column.
+    """
     rows = []
     for time in times:
         found = table(runs, seconds, time)
         best = found.loc[found.groupby("case").MSE.idxmin(), "method"]
-        rows.append({"time": time} | {method: (best == method).sum() for method in found.method.unique()})
-    return pd.DataFrame(rows, columns=["time", *SMALL_METHODS])
+        rows.append({unit: time} | {method: (best == method).sum() for method in found.method.unique()})
+    return pd.DataFrame(rows, columns=[unit, *SMALL_METHODS])
 
 
 def draw(runs: Runs, seconds: Mapping[str, np.ndarray], unit: str, mark: float) -> Figure:

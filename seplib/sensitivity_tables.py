@@ -102,7 +102,7 @@ def totals(frame: pd.DataFrame, compared: pd.DataFrame, fall: float = 0.5) -> di
 
 def page(compared: pd.DataFrame, table: str) -> Styler:
     """One table of :func:`compare` to look at, in dB (Tables 2-7)."""
-    part = compared[compared.table == table].drop(columns=["table"] + ["varied"] * (table != "table-3"))
+    part = compared[compared.table == table].drop(columns=["table", "difference"] + ["varied"] * (table != "table-3"))
     return part.style.format(precision=2, na_rep="–").hide(axis="index")
 
 
