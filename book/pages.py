@@ -268,10 +268,12 @@ def overview(root: Path, staged: Path) -> str:
     for profile in ("paper", "smoke"):
         if (root / "results" / profile / "image_representation" / "overview.jpg").exists():
             return (
-                f":::{{div}} overview\n![An image, its fit by plain gradient descent and by separable preconditioned descent]"
+                f":::{{div}} overview\n![An image, its fit by Adam with plain gradients and by Adam with separably "
+                "preconditioned ones, two magnified details below each]"
                 f"(downloads/{profile}/image_representation/overview.jpg)\n\n"
-                "The same network after the same number of iterations: plain gradient descent against separable "
-                f"preconditioning ({profile} profile).\n:::\n"
+                "The same network, from the same initial weights, after the same number of steps of Adam: with plain gradients "
+                f"(SepNN) and with separably preconditioned ones (SepPGD). This is the first seed of the {profile} profile; "
+                "[the notebook](notebooks/image_representation.ipynb) has the means over all seeds.\n:::\n"
             )
     return ""
 

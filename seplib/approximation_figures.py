@@ -67,6 +67,7 @@ def widths(curves: pd.DataFrame) -> Figure:
             curve.width, curve.delta, color=colour, label=f"${name}$" if polynomial else name, mfc="none", **style
         )
     axes.set(xlabel="width W", ylabel="largest factor error $\\delta$")
+    plain_ticks(axes.xaxis)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from seplib import ntk
 from seplib.factors import FactorMLP
 from seplib.kernel_pgd import IGA, MSK, as_points
-from seplib.plotting import COLOURS, legend, panels, plain_ticks
+from seplib.plotting import COLOURS, legend, panels
 from seplib.preconditioning import SepPGD, modulate
 from seplib.profiles.preconditioning import ComplexitySettings
 from seplib.separable import CP, MLP
@@ -251,8 +251,10 @@ def draw(frame: pd.DataFrame, cost: str = "operations") -> Figure:
             if len(shown):
                 colour = COLOURS["SepNN"] if method == "GD" else COLOURS[method]
                 axes.loglog(shown.n, shown[cost], "o-", markersize=3, color=colour, label=method)
+        sizes = sorted(frame[(frame.D == D) & (frame.part == part)].n.unique())
         axes.set(title=f"{part}, D = {D}", xlabel="n")
-        plain_ticks(axes.xaxis)
+        axes.set_xticks(sizes, map(str, sizes))
+        axes.set_xticks([], minor=True)
     for axes in grid[:, 0]:
         axes.set_ylabel(cost)
     legend(figure)
