@@ -76,6 +76,23 @@ def check_executed(notebook: dict[str, Any], path: Path) -> None:
             raise Refused(f"{path}, cell {number}: was never executed")
 
 
+def reworded(run: dict[str, Any], source: dict[str, Any]) -> dict[str, Any]:
+    """The executed notebook with the words of the one in the repository: code and outputs are those of the run, text and
+    what the cells' metadata say of the figures can be mended without another execution.
+    """
+    ran = {cell.get("id"): cell for cell in run["cells"]}
+    injected = [cell for cell in run["cells"] if "injected-parameters" in cell["metadata"].get("tags", [])]
+    cells = []
+    for cell in source["cells"]:
+        if cell["cell_type"] == "markdown":
+            cells.append(cell)
+        elif executed := ran.get(cell.get("id")):
+            cells.append(executed | {"metadata": cell["metadata"]})
+        if "parameters" in cell["metadata"].get("tags", []):
+            cells += injected
+    return run | {"cells": cells}
+
+
 def dressed(notebook: dict[str, Any], note: str) -> dict[str, Any]:
     """The notebook as the book shows it: a note under its title, the injected parameters folded away."""
     cells = notebook["cells"]
@@ -84,7 +101,10 @@ def dressed(notebook: dict[str, Any], note: str) -> dict[str, Any]:
     if not title:
         raise Refused("the first cell must be Markdown and hold the title, a line `# Title`")
     cells[0]["source"] = f"{first[: title.end()]}\n\n{note}\n{first[title.end() :]}"
-    for cell in cells:
+    for number, cell in enumerate(cells, 1):
+        pictures = [kind for output in cell.get("outputs", []) for kind in output.get("data", {}) if "image/" in kind]
+        if pictures and not cell["metadata"].get("mystnb", {}).get("image", {}).get("alt", "").strip():
+            raise Refused(f"cell {number} shows a figure and its metadata no alternative text, mystnb.image.alt")
         tags = cell["metadata"].setdefault("tags", [])
         if "injected-parameters" in tags:
             tags.append("hide-input")
@@ -129,9 +149,10 @@ def stage(root: Path, target: Path) -> None:
     (target / "notebooks").mkdir(exist_ok=True)
     for name, (profile, notebook) in notebooks.items():
         try:
-            notebook = dressed(notebook, note(root, name, profile))
+            source = json.loads((root / "notebooks" / f"{name}.ipynb").read_text())
+            notebook = dressed(reworded(notebook, source), note(root, name, profile))
         except Refused as reason:
-            raise Refused(f"results/{profile}/{name}.ipynb: {reason}") from None
+            raise Refused(f"notebooks/{name}.ipynb: {reason}") from None
         (target / "notebooks" / f"{name}.ipynb").write_text(json.dumps(notebook))
     for profile in ("paper", "smoke"):
         results = root / "results" / profile

@@ -233,15 +233,15 @@ def _parsed(source: str) -> str:
 
 
 def status(root: Path, staged: Path) -> str:
-    """One row for each notebook and profile that has been executed."""
-    rows = []
+    """One row for each notebook and profile that has been executed, and the versions that they ran with."""
+    rows, versions = [], Counter()
     for name in sorted(path.stem for path in (root / "notebooks").glob("*.ipynb")):
         for profile in ("paper", "smoke"):
             if not (root / "results" / profile / f"{name}.ipynb").exists():
-                rows.append([f"[{name}](notebooks/{name}.ipynb)", profile, "not executed", *[""] * 7])
+                rows.append([f"[{name}](notebooks/{name}.ipynb)", profile, "not executed", *[""] * 5])
                 continue
             run = run_record(root, name, profile)
-            versions = ", ".join(f"{k} {v}" for k, v in run.get("versions", {}).items())
+            versions[", ".join(f"{k} {v}" for k, v in run.get("versions", {}).items())] += 1
             state = "changed since the run" if run["stale"] else "as executed"
             rows.append(
                 [
@@ -251,28 +251,16 @@ def status(root: Path, staged: Path) -> str:
                     duration(run["computing"]) if run["computing"] else "",
                     duration(run["seconds"]) if run["seconds"] else "",
                     str(run["seed"]) if run["seed"] is not None else "",
-                    run.get("device", ""),
-                    str(run.get("threads", "")),
+                    run.get("device", "") + (f", {run['threads']} threads" if run.get("threads") else ""),
                     f"`{run['commit']}`" if run.get("commit") else "",
-                    versions,
                 ]
             )
     if not rows:
         return "No notebook is in the book yet."
-    head = [
-        "Notebook",
-        "Profile",
-        "Source",
-        "Computing",
-        "Execution",
-        "Seed",
-        "Device",
-        "Threads",
-        "Commit",
-        "Versions",
-    ]
+    head = ["Notebook", "Profile", "Source", "Computing", "Execution", "Seed", "Device", "Commit"]
     lines = [f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows]]
-    return ":::{div} wide\n" + "\n".join(lines) + "\n:::"
+    used = [f"- {count} of the runs: {names}" for names, count in versions.most_common() if names]
+    return ":::{div} wide\n" + "\n".join(lines) + "\n:::\n\nVersions:\n\n" + "\n".join(used) + "\n"
 
 
 def overview(root: Path, staged: Path) -> str:
@@ -280,10 +268,12 @@ def overview(root: Path, staged: Path) -> str:
     for profile in ("paper", "smoke"):
         if (root / "results" / profile / "image_representation" / "overview.jpg").exists():
             return (
-                f":::{{div}} overview\n![An image, its fit by plain gradient descent and by separable preconditioned descent]"
+                f":::{{div}} overview\n![An image, its fit by Adam with plain gradients and by Adam with separably "
+                "preconditioned ones, two magnified details below each]"
                 f"(downloads/{profile}/image_representation/overview.jpg)\n\n"
-                "The same network after the same number of iterations: plain gradient descent against separable "
-                f"preconditioning ({profile} profile).\n:::\n"
+                "The same network, from the same initial weights, after the same number of steps of Adam: with plain gradients "
+                f"(SepNN) and with separably preconditioned ones (SepPGD). This is the first seed of the {profile} profile; "
+                "[the notebook](notebooks/image_representation.ipynb) has the means over all seeds.\n:::\n"
             )
     return ""
 
@@ -318,8 +308,12 @@ def api(root: Path, staged: Path) -> str:
 
 
 def anchors(root: Path, staged: Path) -> str:
-    """A row for each numbered thing of the paper, with a label and the place in the book where it is."""
-    known = labels(staged)
+    """A row for each numbered thing of the paper, with a label and the place in the book where it is.
+
+    That is the place with its label; without one, those of the evidence for its claims: for a figure or table the cells that
+    draw it, for anything else the chapters.
+    """
+    known, places = labels(staged), evidence(root)
     rows = [
         ":::{list-table}\n:header-rows: 1\n:class: anchors\n\n* - In the paper\n  - What it is\n  - In the book\n  - Claims"
     ]
@@ -327,9 +321,10 @@ def anchors(root: Path, staged: Path) -> str:
         kind, number = key.split("-", 1)
         shown = _KINDS[kind].format(number.upper().replace("-", ".") if kind == "sec" else number)
         scored = ", ".join(f"{{ref}}`{id} <claim-{id}>`" for id in claim_ids)
-        rows.append(
-            f"* - (paper-{key})=\n    {shown}\n  - {text}\n  - {reference(key, known) or '–'}\n  - {scored or '–'}"
-        )
+        targets = [places[id]["cell" if kind in ("fig", "table") else "chapter"].split("#")[-1] for id in claim_ids]
+        found = [reference(target, known) for target in ([key] if key in known else dict.fromkeys(targets))]
+        place = ", ".join(filter(None, found)) or "–"
+        rows.append(f"* - (paper-{key})=\n    {shown}\n  - {text}\n  - {place}\n  - {scored or '–'}")
     return "\n".join(rows) + "\n:::\n"
 
 

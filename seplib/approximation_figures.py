@@ -13,15 +13,15 @@ from matplotlib.figure import Figure
 
 from seplib import compression, interpolation, rank_runs, rates
 from seplib.gallery import Function
-from seplib.plotting import COLOURS
+from seplib.plotting import COLOURS, legend, panels, plain_ticks
 
 _FORMS = {"CP": "#0072B2", "TT": "#D55E00", "Tucker": "#009E73"}
 
 
 def certificates(table: pd.DataFrame) -> Figure:
     """Measured gap between expansion and network under both bounds and eps, case by case (Theorem 1, Sec. A.5)."""
-    figure, row = plt.subplots(1, 3, figsize=(9, 3.6), sharey=True)
-    for axes, (form, colour) in zip(row, _FORMS.items()):
+    figure, row = panels(1, 3, 3.8, sharey=True)
+    for axes, (form, colour) in zip(row[0], _FORMS.items()):
         cases = table[table.form == form].reset_index()
         axes.semilogy(cases.index, cases.eps / 2, "_", color="#111111", markersize=7, label="eps / 2")
         axes.semilogy(cases.index, cases.bound, "v", color=colour, markersize=4, label="proof's bound")
@@ -29,33 +29,35 @@ def certificates(table: pd.DataFrame) -> Figure:
         axes.semilogy(cases.index, cases.gap, "o", color=colour, markersize=3, mfc="white", label="measured")
         axes.vlines(cases.index, cases.gap, cases.bound, color=colour, alpha=0.25, linewidth=1)
         axes.set(title=form, xlabel="case (function, eps)", xticks=[])
-    row[0].set_ylabel("|expansion - network|")
-    row[0].legend(fontsize=8)
-    plt.close(figure)  # the caller shows it; an open figure would be shown a second time
+    row[0, 0].set_ylabel("|expansion − network|")
+    legend(figure)
     return figure
 
 
 def parameters(table: pd.DataFrame, mlp: pd.DataFrame) -> Figure:
     """Parameters over the error reached, three forms and the two-layer MLP, one panel a function (Theorem 1)."""
     names = list(mlp.function.unique())
-    figure, row = plt.subplots(1, len(names), figsize=(3 * len(names), 3.2), sharey=True, squeeze=False)
-    for axes, name in zip(row[0], names):
+    rows = -(-len(names) // 2)
+    figure, grid = panels(rows, min(2, len(names)), 0.6 + 2.4 * rows, sharey=True)
+    for axes, name in zip(grid.flat, names):
         for form, colour in _FORMS.items():
             cases = table[(table.function == name) & (table.form == form)]
             axes.loglog(cases.error, cases.parameters, "o-", color=colour, label=form, markersize=4)
         cases = mlp[mlp.function == name]
         axes.loglog(cases.error, cases.parameters, "s--", color=COLOURS["MLP"], label="MLP", markersize=4)
         axes.invert_xaxis()
-        axes.set(title=name, xlabel="sup error")
-    row[0, 0].set_ylabel("parameters")
-    row[0, 0].legend(fontsize=8)
-    plt.close(figure)
+        axes.set(title=name, xlabel="largest error")
+    for axes in grid.flat[len(names) :]:
+        axes.set_axis_off()
+    for row in grid:
+        row[0].set_ylabel("parameters")
+    legend(figure)
     return figure
 
 
 def widths(curves: pd.DataFrame) -> Figure:
     """Largest factor error over the width for every activation, powers dashed (Theorem 1)."""
-    figure, axes = plt.subplots(figsize=(7, 3.8))
+    figure, ((axes,),) = panels(1, 1, 4.0)
     for index, (name, curve) in enumerate(curves.groupby("activation", sort=False)):
         polynomial = name.startswith("z^")
         colour = "#9aa3ad" if polynomial else plt.get_cmap("tab10")(index)
@@ -64,9 +66,9 @@ def widths(curves: pd.DataFrame) -> Figure:
         axes.loglog(
             curve.width, curve.delta, color=colour, label=f"${name}$" if polynomial else name, mfc="none", **style
         )
-    axes.set(xlabel="width W", ylabel="largest factor error delta")
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
-    plt.close(figure)
+    axes.set(xlabel="width W", ylabel="largest factor error $\\delta$")
+    plain_ticks(axes.xaxis)
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
@@ -78,61 +80,59 @@ def ranks(function: Function, curve: pd.DataFrame, largest: float) -> Figure:
         curve: from :func:`seplib.gallery.rank_curve`.
         largest: rho of that ellipse.
     """
-    figure, axes = plt.subplots(figsize=(6, 3.4))
+    figure, ((axes,),) = panels(1, 1, 3.4)
     axes.semilogy(curve.R, curve.error, "o-", color=_FORMS["CP"], label="measured")
     bounds = [rates.best_analytic_bound(function.f, rank, largest) for rank in curve.R]
     axes.semilogy(curve.R, bounds, "--", color="#111111", label="bound")
-    axes.set(xlabel="rank R", ylabel="sup error", title=f"${function.formula}$")
+    axes.set(xlabel="rank R", ylabel="largest error", title=f"${function.formula}$")
     axes.legend()
-    plt.close(figure)
     return figure
 
 
 def kinks(curve: pd.DataFrame, order: int, variation: float) -> Figure:
     """Sup error over the CP rank for a function with a kink, under the bound for bounded variation (Sec. A.1.2)."""
-    figure, axes = plt.subplots(figsize=(6, 3.4))
+    figure, ((axes,),) = panels(1, 1, 3.4)
     axes.loglog(curve.R, curve.error, "o-", color=_FORMS["CP"], label="measured")
     axes.loglog(
         curve.R, [rates.sobolev_bound(variation, order, rank) for rank in curve.R], "--", color="#111111", label="bound"
     )
-    axes.set(xlabel="rank R", ylabel="sup error")
+    axes.set(xlabel="rank R", ylabel="largest error")
+    plain_ticks(axes.xaxis)
     axes.legend()
-    plt.close(figure)
     return figure
 
 
 def forms(curves: dict[str, pd.DataFrame], bounds: dict[str, Sequence[tuple[int, float]]]) -> Figure:
     """Sup error over the rank for the three forms, one panel a function, with bounds (R, error) for CP (Eqs. (2) and (3))."""
-    figure, row = plt.subplots(1, len(curves), figsize=(3.2 * len(curves), 3.2), sharey=True, squeeze=False)
+    figure, row = panels(1, len(curves), 3.4, sharey=True)
     for axes, (name, curve) in zip(row[0], curves.items()):
         for form, part in curve.groupby("form", sort=False):
             axes.loglog(part.R, part.error.clip(lower=1e-14), "o-", color=_FORMS[form], label=form, markersize=4)
         if name in bounds:
             axes.loglog(*zip(*bounds[name]), "--", color=_FORMS["CP"], label="bound for CP")
-        axes.set(title=name, xlabel="rank (largest one)")
-    row[0, 0].set_ylabel("sup error")
-    row[0, 0].legend(fontsize=8)
-    plt.close(figure)
+        axes.set(title=name, xlabel="largest rank")
+        plain_ticks(axes.xaxis)
+    row[0, 0].set_ylabel("largest error")
+    legend(figure)
     return figure
 
 
 def trained(curves: dict[str, pd.DataFrame]) -> Figure:
     """Relative error of trained CP networks over the rank, above the Eckart-Young floor (Sec. A.1.2)."""
-    figure, row = plt.subplots(1, len(curves), figsize=(3.2 * len(curves), 3.2), sharey=True, squeeze=False)
+    figure, row = panels(1, len(curves), 3.4, sharey=True)
     for axes, (name, curve) in zip(row[0], curves.items()):
         floor = curve.groupby("R").floor.first().clip(lower=1e-8)
         axes.semilogy(floor.index, floor, "--", color="#111111", label="best of rank R")
         axes.semilogy(curve.R, curve.error, "o", color=COLOURS["SepNN"], markersize=4, label="trained")
         axes.set(title=name, xlabel="rank R")
     row[0, 0].set_ylabel("relative error")
-    row[0, 0].legend(fontsize=8)
-    plt.close(figure)
+    legend(figure)
     return figure
 
 
 def image_ranks(table: pd.DataFrame) -> Figure:
     """Relative error over the rank of the image, with the floor and, where it prints them, the paper's numbers (Table 8)."""
-    figure, axes = plt.subplots(figsize=(6, 3.4))
+    figure, ((axes,),) = panels(1, 1, 3.6)
     for method, part in table.groupby("method", sort=False):
         axes.plot(part["data rank"], part["relative error"], "o-", color=COLOURS[method], label=method)
         printed = [rank_runs.printed(part[i : i + 1]).popitem()[1] for i in range(len(part))]
@@ -140,8 +140,7 @@ def image_ranks(table: pd.DataFrame) -> Figure:
             axes.plot(part["data rank"], printed, "x:", color=COLOURS[method], label=f"{method}, paper", alpha=0.6)
     axes.plot(part["data rank"], part.floor, "--", color="#111111", label="floor")
     axes.set(xlabel="rank of the image", ylabel="relative error", ylim=(0, None))
-    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-    plt.close(figure)
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
@@ -158,7 +157,7 @@ def rank_slider(function: Function, ranks: Sequence[int], size: int = 97) -> HTM
         with torch.no_grad():
             values = compression.compress(full, "CP", 0.0, max_rank=rank).grid(axes)[0]
         error = (values - wanted).abs()
-        figure, row = plt.subplots(1, 2, figsize=(6.2, 2.9))
+        figure, (row,) = panels(1, 2, 3.1)
         show = dict(origin="lower", extent=(-1, 1, -1, 1))
         row[0].imshow(values.T.numpy(), vmin=wanted.min().item(), vmax=wanted.max().item(), cmap="viridis", **show)
         row[0].set_title(f"rank {rank}")
@@ -168,8 +167,7 @@ def rank_slider(function: Function, ranks: Sequence[int], size: int = 97) -> HTM
         for part in row:
             part.grid(False)
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="jpeg", dpi=80, pil_kwargs={"quality": 80, "optimize": True})
-        plt.close(figure)
+        figure.savefig(buffer, format="jpeg", dpi=100, pil_kwargs={"quality": 80, "optimize": True})
         frames.append(base64.b64encode(buffer.getvalue()).decode())
     images = "".join(
         f'<img alt="expansion of rank {rank} and its error" style="display:{"block" if i == 0 else "none"};max-width:100%" '

@@ -5,7 +5,6 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
@@ -18,7 +17,7 @@ from seplib import clock, ntk
 from seplib.claims import Comparison, at_least, at_most, below
 from seplib.factors import FactorMLP
 from seplib.kernel_pgd import IGA, MSK, as_points
-from seplib.plotting import COLOURS
+from seplib.plotting import COLOURS, legend, panels
 from seplib.preconditioning import SepPGD, modulate
 from seplib.profiles.preconditioning import ComplexitySettings
 from seplib.recipes import choices
@@ -253,16 +252,19 @@ def draw(frame: pd.DataFrame, cost: str = "operations") -> Figure:
     """Cost against n, construction and application of each method, D = 2 and 3 (Table 1)."""
     parts = ("construction", "application", "step")
     dims = sorted(frame.D.unique())
-    figure, panels = plt.subplots(len(dims), len(parts), figsize=(9, 2.8 * len(dims)), squeeze=False)
+    figure, grid = panels(len(dims), len(parts), 0.4 + 2.5 * len(dims))
     for (row, D), (column, part) in itertools.product(enumerate(dims), enumerate(parts)):
-        axes = panels[row, column]
+        axes = grid[row, column]
         for method in METHODS:
             shown = frame[(frame.D == D) & (frame.part == part) & (frame.method == method)]
             if len(shown):
                 colour = COLOURS["SepNN"] if method == "GD" else COLOURS[method]
                 axes.loglog(shown.n, shown[cost], "o-", markersize=3, color=colour, label=method)
+        sizes = sorted(frame[(frame.D == D) & (frame.part == part)].n.unique())
         axes.set(title=f"{part}, D = {D}", xlabel="n")
-    for axes in panels[:, 0]:
+        axes.set_xticks(sizes, map(str, sizes))
+        axes.set_xticks([], minor=True)
+    for axes in grid[:, 0]:
         axes.set_ylabel(cost)
-    panels[0, 2].legend()
+    legend(figure)
     return figure

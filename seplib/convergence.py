@@ -3,14 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
 from seplib.claims import Comparison, above
-from seplib.plotting import COLOURS
+from seplib.plotting import COLOURS, legend, panels
 from seplib.profiles.images import ConvergenceSettings, ImageSettings
 from seplib.runs import ImageRun, fit_image, update_seconds
 from seplib.setups import SMALL_METHODS
@@ -115,14 +114,21 @@ def cases(found: pd.DataFrame) -> dict[str, Comparison]:
     return {f"{case}: SepPGD lowest": above(ratio, 1) for case, ratio in margin(found).items()}
 
 
-def leads(runs: Runs, seconds: Mapping[str, np.ndarray], times: Sequence[float]) -> pd.DataFrame:
-    """In how many cases each method has the lowest MSE at several times, one row a time; NaN for runs that end before (Figs. 2(b) and 6)."""
+def leads(runs: Runs, seconds: Mapping[str, np.ndarray], times: Sequence[float], unit: str = "seconds") -> pd.DataFrame:
+    """In how many cases each method has the lowest MSE at several times; NaN for runs that end before (Figs. 2(b) and 6).
+
+    Args:
+        runs: of :func:`study`.
+        seconds: of :func:`clock` or :func:`ticks`.
+        times: one row for each.
+        unit: what they count, the name of the first column.
+    """
     rows = []
     for time in times:
         found = table(runs, seconds, time)
         best = found.loc[found.groupby("case").MSE.idxmin(), "method"]
-        rows.append({"time": time} | {method: (best == method).sum() for method in found.method.unique()})
-    return pd.DataFrame(rows, columns=["time", *SMALL_METHODS])
+        rows.append({unit: time} | {method: (best == method).sum() for method in found.method.unique()})
+    return pd.DataFrame(rows, columns=[unit, *SMALL_METHODS])
 
 
 def draw(runs: Runs, seconds: Mapping[str, np.ndarray], unit: str, mark: float) -> Figure:
@@ -136,8 +142,8 @@ def draw(runs: Runs, seconds: Mapping[str, np.ndarray], unit: str, mark: float) 
     """
     names = list(dict.fromkeys(case for case, _ in runs))
     images = len(names) // 2
-    figure, panels = plt.subplots(2, images, figsize=(3.2 * images, 5.4), squeeze=False, sharex=True, sharey="col")
-    for axes, case in zip(panels.T.flat, names):
+    figure, grid = panels(2, images, 5.4, sharex=True, sharey="col")
+    for axes, case in zip(grid.T.flat, names):
         for method in SMALL_METHODS:
             errors = _mse(runs[case, method].psnr)
             axes.plot(
@@ -150,12 +156,11 @@ def draw(runs: Runs, seconds: Mapping[str, np.ndarray], unit: str, mark: float) 
             )
         axes.set(title=case, xscale="log", yscale="log")
         axes.axvline(mark, color="#111111", linewidth=0.8, linestyle=":")
-    for axes in panels[-1]:
+    for axes in grid[-1]:
         axes.set_xlabel(unit)
-    for axes in panels[:, 0]:
+    for axes in grid[:, 0]:
         axes.set_ylabel("MSE")
-    panels[0, 0].legend(fontsize=7)
-    plt.close(figure)  # the caller shows it; an open figure would be shown a second time
+    legend(figure, 3)
     return figure
 
 

@@ -2,7 +2,6 @@
 
 from itertools import groupby
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
@@ -12,7 +11,7 @@ from skimage.restoration import denoise_tv_chambolle
 from torch import Tensor
 
 from seplib import metrics
-from seplib.plotting import COLOURS
+from seplib.plotting import COLOURS, legend, panels
 from seplib.profiles.image_studies import NoiseSettings
 from seplib.runs import METHODS, ImageRun, fit_image
 from seplib.targets import noisy
@@ -104,7 +103,7 @@ def table(found: dict[tuple[float, str], ImageRun], target: Tensor, seed: int) -
 def draw(found: dict[tuple[float, str], ImageRun]) -> Figure:
     """PSNR against the clean image over the updates, the stopping rule's choice as a dot (Table 7)."""
     noises = sorted({noise for noise, _ in found})
-    figure, row = plt.subplots(1, len(noises), figsize=(4.0 * len(noises), 3.2), squeeze=False)
+    figure, row = panels(1, len(noises), 3.4)
     for axes, level in zip(row[0], noises):
         for (noise, method), run in found.items():
             if noise == level:
@@ -113,6 +112,5 @@ def draw(found: dict[tuple[float, str], ImageRun]) -> Figure:
                 axes.plot(at[stopped], judged[stopped], "o", color=COLOURS[method])
         axes.set(title=f"noise {level:g}", xlabel="iteration")
     row[0, 0].set_ylabel("PSNR in dB, clean image")
-    row[0, 0].legend()
-    plt.close(figure)  # the caller shows it; an open figure would be shown a second time
+    legend(figure)
     return figure

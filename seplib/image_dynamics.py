@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
@@ -11,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from seplib import claims, spectra
-from seplib.plotting import COLOURS
+from seplib.plotting import COLOURS, legend, panels
 from seplib.profiles.image_studies import DynamicsSettings
 from seplib.profiles.images import ImageSettings
 from seplib.runs import fit_image
@@ -128,17 +127,16 @@ def roots(
 
 def draw_courses(found: dict[str, Course]) -> Figure:
     """PSNR (top) and Adam's linearised step in units of what it can bear (bottom) over the updates (Fig. 7)."""
-    figure, (top, bottom) = plt.subplots(2, 1, figsize=(7.0, 5.2), sharex=True)
+    figure, ((top,), (bottom,)) = panels(2, 1, 5.6, sharex=True)
     styles = [("SepNN", "-"), ("SepPGD", "-"), ("MSK", "-"), ("MLP (MSK)", "-"), ("SepNN", "--"), ("SepPGD", "--")]
     for (name, one), (colour, style) in zip(found.items(), styles, strict=True):
         top.plot(one.psnr, style, color=COLOURS[colour], linewidth=1.0, label=name)
         bottom.plot(one.moments, one.stability.max(1), "o" + style, color=COLOURS[colour], markersize=3)
     start = len(next(iter(found.values())).psnr) // 10
     top.set(ylabel="PSNR in dB", ylim=(min(one.psnr[start:].min() for one in found.values()) - 1, None))
-    top.legend(fontsize=8)
+    legend(figure, 3)
     bottom.axhline(1, color="#111111", linewidth=0.8)
     bottom.set(xlabel="iteration", ylabel="share of the stable limit", ylim=(0, None))
-    plt.close(figure)  # the caller shows it; an open figure would be shown a second time
     return figure
 
 
@@ -147,19 +145,18 @@ def draw_spike(one: Course, update_every: int, reach: int = 25) -> Figure:
     start = len(one.psnr) // 10
     worst = start + int(np.diff(one.psnr)[start:].argmin())
     near = np.arange(max(0, worst - reach), min(len(one.psnr), worst + reach + 1))
-    figure, axes = plt.subplots(figsize=(7.0, 2.4))
+    figure, ((axes,),) = panels(1, 1, 2.6)
     axes.plot(near, one.psnr[near], "o-", color=COLOURS["SepPGD"], markersize=3, linewidth=1.0)
     for renewed in near[near % update_every == 0]:
         axes.axvline(renewed, color="#9aa3ad", linewidth=0.8, linestyle=":")
     axes.set(xlabel="iteration", ylabel="PSNR in dB")
-    plt.close(figure)  # the caller shows it; an open figure would be shown a second time
     return figure
 
 
 def draw_spectra(found: dict[str, Course], ks: Sequence[int]) -> Figure:
     """Eigenvalues of the factors' pseudo-NTKs at the first and the last look, relative to the largest (Sec. 4)."""
-    figure, panels = plt.subplots(1, 2, figsize=(8.0, 3.2), sharey=True)
-    for axes, name in zip(panels, ("SepNN", "SepPGD")):
+    figure, row = panels(1, 2, 3.6, sharey=True)
+    for axes, name in zip(row[0], ("SepNN", "SepPGD")):
         one = found[name]
         for look, style in ((0, ":"), (-1, "-")):
             for d, colour in enumerate((COLOURS["SepNN"], COLOURS["SepPGD"])):
@@ -169,37 +166,34 @@ def draw_spectra(found: dict[str, Course], ks: Sequence[int]) -> Figure:
         for k in (min(ks), max(ks)):
             axes.axvline(k, color="#9aa3ad", linewidth=0.8)
         axes.set(title=name, xlabel="index", ylim=(1e-8, 2))
-    panels[0].set_ylabel(r"$\lambda_i / \lambda_1$")
-    panels[0].legend(fontsize=8)
-    plt.close(figure)  # the caller shows it; an open figure would be shown a second time
+    row[0, 0].set_ylabel(r"$\lambda_i / \lambda_1$")
+    legend(figure, 2)
     return figure
 
 
 def draw_place(found: dict[str, Course], table: pd.DataFrame) -> Figure:
     """Where SepNN's last error lies among the eigenvectors, and what modulating k of them gains, dotted the paper's (Table 2)."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8.0, 3.2))
+    figure, ((left, right),) = panels(1, 2, 3.2)
     share = found["SepNN"].inside[-1].mean(0)
     left.plot(range(1, len(share) + 1), share, color=COLOURS["SepNN"])
-    left.set(xlabel="k", ylabel="share of the error in the first k x k", ylim=(0, 1))
+    left.set(xlabel="k", ylabel="share of the error in the first k × k", ylim=(0, 1))
     right.plot(table.k, table.gain, "o-", color=COLOURS["SepPGD"])
     right.plot(table.k, table.paper, "x:", color=COLOURS["SepPGD"], alpha=0.7)
     right.axhline(0, color="#9aa3ad", linewidth=0.8)
     right.set(xlabel="k", ylabel="gain of SepPGD in dB")
-    plt.close(figure)  # the caller shows it; an open figure would be shown a second time
     return figure
 
 
 def draw_energy(found: dict[str, Course]) -> Figure:
     """Energy of the error by spatial frequency at the first, a middle and the last look (Fig. 3)."""
-    figure, panels = plt.subplots(1, 2, figsize=(8.0, 3.2), sharey=True)
-    for axes, name in zip(panels, ("SepNN", "SepPGD")):
+    figure, row = panels(1, 2, 3.2, sharey=True)
+    for axes, name in zip(row[0], ("SepNN", "SepPGD")):
         one = found[name]
         looks = (0, len(one.moments) // 2, len(one.moments) - 1)
         for look, shade in zip(looks, (0.35, 0.6, 1.0)):
             label = f"iteration {one.moments[look]}"
             axes.semilogy(one.frequency, one.energy[look], color=COLOURS[name], alpha=shade, label=label)
-        axes.set(title=name, xlabel="cycles a pixel")
-        axes.legend(fontsize=8)
-    panels[0].set_ylabel("energy of the error")
-    plt.close(figure)  # the caller shows it; an open figure would be shown a second time
+        axes.set(title=name, xlabel="cycles per pixel")
+        axes.legend()
+    row[0, 0].set_ylabel("energy of the error")
     return figure

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
@@ -11,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from seplib import representation
-from seplib.plotting import COLOURS, band
+from seplib.plotting import COLOURS, band, legend, panels
 from seplib.profiles.image_studies import OptimizerSettings
 from seplib.profiles.images import ImageSettings
 from seplib.representation import Study
@@ -152,7 +151,7 @@ def renewal_table(runs: dict[int, ImageRun]) -> pd.DataFrame:
 
 def draw(targets: Sequence[ImageTarget], runs: dict[float, Study]) -> Figure:
     """PSNR over the updates, one panel an image; solid the usual memory, dashed the short one (Fig. 3)."""
-    figure, row = plt.subplots(1, len(targets), figsize=(3.2 * len(targets), 3.0), squeeze=False)
+    figure, row = panels(1, len(targets), 3.4)
     for axes, target in zip(row[0], targets):
         for (beta2, study), style in zip(runs.items(), ("-", "--")):
             for method in METHODS:
@@ -161,18 +160,16 @@ def draw(targets: Sequence[ImageTarget], runs: dict[float, Study]) -> Figure:
                 band(axes, np.arange(psnr.shape[1]), psnr, label, color=COLOURS[method], linestyle=style, linewidth=1.0)
         axes.set(title=target.name, xlabel="iteration")
     row[0, 0].set_ylabel("PSNR in dB")
-    row[0, 0].legend(fontsize=8, loc="lower right")
-    plt.close(figure)  # the caller shows it; an open figure would be shown a second time
+    legend(figure, 2)
     return figure
 
 
 def draw_renewals(runs: dict[int, ImageRun]) -> Figure:
     """PSNR over the updates, one line a period, the darker the longer (Table 4)."""
-    figure, axes = plt.subplots(figsize=(7.0, 3.6))
+    figure, ((axes,),) = panels(1, 1, 3.6)
     for (period, run), shade in zip(runs.items(), np.linspace(0.25, 1, len(runs))):
         label = f"every {period}" if period < len(run.psnr) - 1 else "once"
         axes.plot(run.psnr, color=COLOURS["SepPGD"], alpha=shade, linewidth=1.2, label=label)
     axes.set(xlabel="iteration", ylabel="PSNR in dB")
-    axes.legend(title="preconditioner", fontsize=8)
-    plt.close(figure)  # the caller shows it; an open figure would be shown a second time
+    axes.legend(title="preconditioner")
     return figure

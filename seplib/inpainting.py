@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from seplib import metrics, recipes
 from seplib.claims import DECIBELS, Comparison, above, at_least
-from seplib.plotting import band, sheet
+from seplib.plotting import band, legend, panels, sheet
 from seplib.profiles.images import InpaintingSettings
 from seplib.representation import Study
 from seplib.runs import METHODS, fit_image
@@ -99,7 +98,7 @@ def cases(found: pd.DataFrame) -> dict[str, Comparison]:
 
 def draw(targets: Sequence[ImageTarget], runs: Study) -> Figure:
     """PSNR on the missing pixels over iterations, one panel an image (Figs. 10-12)."""
-    figure, row = plt.subplots(1, len(targets), figsize=(3.2 * len(targets), 2.9), squeeze=False)
+    figure, row = panels(1, len(targets), 3.2)
     for axes, target in zip(row[0], targets):
         for method in METHODS:
             courses = np.array([run.history.metrics["judged"] for run in runs[target.name, method]])
@@ -107,8 +106,7 @@ def draw(targets: Sequence[ImageTarget], runs: Study) -> Figure:
             band(axes, np.linspace(0, updates, courses.shape[1]), courses, method)
         axes.set(title=target.name, xlabel="iteration")
     row[0, 0].set_ylabel("PSNR on missing pixels, dB")
-    row[0, 0].legend(loc="lower right")
-    plt.close(figure)
+    legend(figure)
     return figure
 
 
@@ -117,9 +115,9 @@ def pictures(targets: Sequence[ImageTarget], runs: Study, missing: float, seed: 
     rows = []
     for target in targets:
         known = known_pixels(target.values.shape[-1], missing, seed)
-        panels = {f"{target.name}, known pixels": torch.where(known, target.values, 0.0).numpy()}
+        shown = {f"{target.name}, known pixels": torch.where(known, target.values, 0.0).numpy()}
         for method in METHODS:
             run = runs[target.name, method][0]
-            panels[f"{method}, {run.history.metrics['judged'][-1]:.2f} dB"] = run.image
-        rows.append(panels)
+            shown[f"{method}, {run.history.metrics['judged'][-1]:.2f} dB"] = run.image
+        rows.append(shown)
     return sheet(rows)

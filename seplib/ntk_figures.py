@@ -36,7 +36,7 @@ def seed_differences(
         rank: the fixed R.
         predicted: difference that Corollary 1's variance predicts for two seeds at that rank.
     """
-    figure, (left, right) = plt.subplots(1, 2, sharey=True)
+    figure, ((left, right),) = plotting.panels(1, 2, 3.6, sharey=True)
     plotting.band(left, sizes, fixed, "adjacent seeds", color=_EXACT)
     left.axhline(predicted, color=plotting.COLOURS["limit"], linestyle="--", linewidth=1, label="random limit")
     _sizes(left, "width W", f"(a) fixed rank R = {rank}")
@@ -47,7 +47,6 @@ def seed_differences(
     _sizes(right, "width = rank", "(b) R = W")
     for axes in (left, right):
         axes.legend()
-    plt.close(figure)  # the caller shows it; an open figure would be shown a second time
     return figure
 
 
@@ -69,7 +68,7 @@ def spreads(
         predicted: the limit's spread for each R.
         rank: the fixed R.
     """
-    figure, (left, right) = plt.subplots(1, 2)
+    figure, ((left, right),) = plotting.panels(1, 2, 3.6)
     left.plot(widths, by_width, "o-", color=_EXACT, label="networks")
     constant = predicted[0] * (ranks[0] / rank) ** 0.5
     left.axhline(constant, color=plotting.COLOURS["limit"], linestyle="--", linewidth=1, label="limit, closed form")
@@ -80,7 +79,6 @@ def spreads(
     _sizes(right, "rank R", "fixed width")
     for axes in (left, right):
         axes.legend()
-    plt.close(figure)  # the caller shows it; an open figure would be shown a second time
     return figure
 
 
@@ -93,15 +91,14 @@ def quantiles(wide: np.ndarray, draws: np.ndarray, names: Sequence[str]) -> Figu
         names: of the entries.
     """
     levels = np.linspace(0.002, 0.998, 250)
-    figure, panels = plt.subplots(2, (len(names) + 1) // 2, figsize=(7.0, 4.8))
+    figure, panels = plotting.panels(2, (len(names) + 1) // 2, 4.8)
     for axes, a, b, name in zip(panels.flat, wide.T, draws.T, names):
         x, y = np.quantile(b, levels), np.quantile(a, levels)
         axes.plot([x[0], x[-1]], [x[0], x[-1]], color=plotting.COLOURS["limit"], linewidth=1)
         axes.plot(x, y, ".", markersize=3, color=_EXACT)
         axes.set(title=f"entry {name}")
-    figure.supxlabel("quantiles of the random limit", fontsize=10)
-    figure.supylabel("quantiles of wide networks", fontsize=10)
-    plt.close(figure)  # the caller shows it; an open figure would be shown a second time
+    figure.supxlabel("quantiles of the random limit", fontsize="medium")
+    figure.supylabel("quantiles of wide networks", fontsize="medium")
     return figure
 
 
@@ -112,7 +109,7 @@ def drift(sizes: Sequence[int], runs: Mapping[str, np.ndarray]) -> Figure:
         sizes: W = R.
         runs: "drift", "moved" and "bound", each ``(seeds, sizes)``.
     """
-    figure, (left, right) = plt.subplots(1, 2)
+    figure, ((left, right),) = plotting.panels(1, 2, 3.6)
     plotting.band(left, sizes, runs["drift"], "measured", color=_EXACT)
     _guide(left, sizes, runs["drift"][:, 0].mean(), -0.5, "slope −1/2")
     _guide(left, sizes, runs["drift"][:, 0].mean(), -1.0, "slope −1")
@@ -125,7 +122,6 @@ def drift(sizes: Sequence[int], runs: Mapping[str, np.ndarray]) -> Figure:
     right.set_xscale("log", base=2)
     for axes in (left, right):
         axes.legend()
-    plt.close(figure)  # the caller shows it; an open figure would be shown a second time
     return figure
 
 
@@ -140,7 +136,7 @@ def modes(decay: ModeDecay, member: int = 0) -> Figure:
     measured, predicted = (part[:, member].numpy() for part in (decay.measured, decay.predicted))
     chosen = sorted({0, 1, count // 4, count // 2, count - 1})
     colours = plt.get_cmap("viridis")(np.linspace(0.05, 0.85, len(chosen)))
-    figure, (left, right) = plt.subplots(1, 2)
+    figure, ((left, right),) = plotting.panels(1, 2, 3.6)
     for mode, colour in zip(chosen, colours):
         seen = predicted[:, mode] > 0.03
         left.plot(times[seen], predicted[seen, mode], color=colour, linewidth=3.5, alpha=0.35)
@@ -151,7 +147,6 @@ def modes(decay: ModeDecay, member: int = 0) -> Figure:
     right.bar(np.arange(1, count + 1), 100 * deviation, color=_EXACT)
     right.axhline(5, color=plotting.COLOURS["limit"], linestyle="--", linewidth=1)
     right.set(xlabel="mode", ylabel="largest deviation, %", title="until fallen tenfold")
-    plt.close(figure)  # the caller shows it; an open figure would be shown a second time
     return figure
 
 
@@ -163,7 +158,7 @@ def spectra(found: Mapping[str, np.ndarray], left: Sequence[str], right: Sequenc
         left: which of them in the left panel.
         right: which in the right one.
     """
-    figure, panels = plt.subplots(1, 2, sharey=True)
+    figure, (panels,) = plotting.panels(1, 2, 4.4, sharey=True)
     for axes, names in zip(panels, (left, right)):
         colours = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(names)))
         for name, colour in zip(names, colours):
@@ -171,9 +166,8 @@ def spectra(found: Mapping[str, np.ndarray], left: Sequence[str], right: Sequenc
             style = dict(color=plotting.COLOURS.get(name, colour), linestyle="--" if name == "limit" else "-")
             plotting.band(axes, list(range(1, values.shape[1] + 1)), values, name, **style)
         axes.set(yscale="log", xlabel="index", ylim=(1e-13, 2))
-        axes.legend()
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     panels[0].set_ylabel("eigenvalue / largest")
-    plt.close(figure)  # the caller shows it; an open figure would be shown a second time
     return figure
 
 
@@ -185,7 +179,7 @@ def pseudo(widths: Sequence[int], errors: Mapping[str, np.ndarray], spectra: Map
         errors: ``(seeds, widths)`` relative errors by name.
         spectra: ``(k,)`` largest eigenvalues, "exact" and "pseudo".
     """
-    figure, (left, right) = plt.subplots(1, 2)
+    figure, ((left, right),) = plotting.panels(1, 2, 3.6)
     for (name, runs), colour in zip(errors.items(), (_EXACT, _OTHER)):
         plotting.band(left, widths, runs, name, color=colour)
     start = next(iter(errors.values()))[:, 0].mean()
@@ -193,10 +187,10 @@ def pseudo(widths: Sequence[int], errors: Mapping[str, np.ndarray], spectra: Map
     _guide(left, widths, start, 0.5, "slope +1/2, as printed")
     left.get_lines()[-1].set_linestyle("--")
     _sizes(left, "width W", "error of the pseudo-NTK")
-    left.legend()
+    left.set_ylabel("relative error")
+    left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
     for (name, values), style in zip(spectra.items(), ("-", "--")):
         right.plot(np.arange(1, len(values) + 1), values, style, label=name, color=_EXACT if style == "-" else _OTHER)
     right.set(yscale="log", xlabel="index", title="largest eigenvalues, full grid")
-    right.legend()
-    plt.close(figure)  # the caller shows it; an open figure would be shown a second time
+    right.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
     return figure

@@ -3,16 +3,13 @@
 import textwrap
 from collections.abc import Mapping
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
 
 from seplib.pde_runs import METHODS
 from seplib.pde_study import Study, exact
-from seplib.plotting import COLOURS, band
+from seplib.plotting import COLOURS, band, legend, panels, plain_ticks
 from seplib.profiles.equations import EquationSettings
 
 
@@ -25,7 +22,7 @@ def convergence(runs: Study, seconds: Mapping[tuple[str, str], float], settings:
         settings: of the profile.
     """
     names = settings.equations
-    figure, grid = plt.subplots(2, len(names), figsize=(3.1 * len(names), 5.2), sharey="col", squeeze=False)
+    figure, grid = panels(2, len(names), 5.2, sharey="col")
     for column, name in zip(grid.T, names):
         column[0].set_title(name)
         for method in METHODS:
@@ -34,20 +31,11 @@ def convergence(runs: Study, seconds: Mapping[tuple[str, str], float], settings:
             band(column[1], seconds[name, method] * run.iterations[1:], run.errors.T[:, 1:], method, linewidth=1.0)
         column[0].set(xlabel="update", yscale="log")
         column[1].set(xlabel="seconds", xscale="log")
-        _plain_ticks(column[1].xaxis)
+        plain_ticks(column[1].xaxis)
     for row in grid:
         row[0].set_ylabel("test MSE")
-    grid[0, 0].legend()
-    plt.close(figure)  # the caller shows it; an open figure would be shown a second time
+    legend(figure)
     return figure
-
-
-def _plain_ticks(axis: Axis) -> None:
-    """Numbers written out; 2 and 5 beside 1 where powers of ten would leave a short logarithmic axis bare."""
-    low, high = axis.get_data_interval()
-    axis.set_major_locator(LogLocator(subs=(1,) if high > 50 * low else (1, 2, 5)))
-    axis.set_major_formatter("{x:g}")
-    axis.set_minor_formatter("")
 
 
 def slices(runs: Study, settings: EquationSettings) -> Figure:
@@ -56,22 +44,21 @@ def slices(runs: Study, settings: EquationSettings) -> Figure:
     The plane is that of the first coordinate's point nearest to two thirds of its range. Errors share one scale a row.
     """
     names, at = settings.equations, round(2 * (settings.test - 1) / 3)
-    figure, grid = plt.subplots(len(names), 1 + len(METHODS), figsize=(9.0, 2.4 * len(names)), squeeze=False)
+    figure, grid = panels(len(names), 1 + len(METHODS), 2.0 * len(names))
     for row, name in zip(grid, names):
         truth = exact(name, settings).numpy()[at]
         limit = np.abs(truth).max()
         shown = row[0].imshow(truth, cmap="RdBu_r", vmin=-limit, vmax=limit)
         figure.colorbar(shown, ax=row[0], shrink=0.8)
-        row[0].set_title(f"{name}, solution")
+        row[0].set_title(f"{name},\nsolution")
         errors = {method: np.abs(runs[name, method].solution[at] - truth) for method in METHODS}
         for axes, (method, error) in zip(row[1:], errors.items()):
             shown = axes.imshow(error, cmap="magma", vmin=0, vmax=max(error.max() for error in errors.values()))
-            axes.set_title(f"{method}, error")
+            axes.set_title(f"{method},\nerror")
         figure.colorbar(shown, ax=row[-1], shrink=0.8)
         for axes in row:
             axes.set(xticks=[], yticks=[])
             axes.grid(False)
-    plt.close(figure)
     return figure
 
 
@@ -81,7 +68,7 @@ def reference(errors: pd.DataFrame) -> Figure:
     Args:
         errors: of :func:`seplib.diffusion.reference_errors`.
     """
-    figure, axes = plt.subplots(figsize=(4.6, 3.2))
+    figure, ((axes,),) = panels(1, 1, 3.4)
     axes.loglog(errors.resolution, errors["largest"], "o-", label="largest difference")
     axes.loglog(errors.resolution, errors["relative L2"], "s-", label="relative L2 difference")
     end = errors["relative L2"].iloc[-1] * errors.resolution.iloc[-1] ** 2
@@ -93,7 +80,6 @@ def reference(errors: pd.DataFrame) -> Figure:
     axes.set_xticks(errors.resolution, errors.resolution)
     axes.set_xticks([], minor=True)
     axes.legend()
-    plt.close(figure)
     return figure
 
 
@@ -104,15 +90,14 @@ def gains(table: pd.DataFrame) -> Figure:
         table: of :func:`seplib.pde_variants.compare_variants`.
     """
     variants, names = list(dict.fromkeys(table.variant)), list(dict.fromkeys(table.equation))
-    figure, axes = plt.subplots(figsize=(7.0, 0.5 * len(variants) + 1.0))
+    figure, ((axes,),) = panels(1, 1, 0.5 * len(variants) + 1.0)
     for index, name in enumerate(names):
         rows = table[table.equation == name].set_index("variant").loc[variants]
         axes.plot(rows.error, np.arange(len(variants)) + 0.2 * (index - 1), "o", label=name)
     axes.axvline(1, color=COLOURS["limit"], linewidth=1)
     labels = [textwrap.fill(variant, 28) for variant in variants]
     axes.set(xscale="log", xlabel="test MSE with SepPGD / without", yticks=range(len(variants)), yticklabels=labels)
-    _plain_ticks(axes.xaxis)
+    plain_ticks(axes.xaxis)
     axes.invert_yaxis()
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(names))
-    plt.close(figure)
     return figure

@@ -1,4 +1,4 @@
-"""One plot style for every figure: dark lines on white, readable at a phone's width (Figs. 1-14)."""
+"""One plot style for every figure: dark lines on white, one width and one scale of type (Figs. 1-14)."""
 
 import base64
 import html
@@ -12,7 +12,9 @@ import PIL.Image
 import torch
 from IPython.display import HTML, Image
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 
 from seplib import metrics
@@ -38,18 +40,26 @@ COLOURS = {
 }
 
 
+# Inches. A page shows a figure at most 650 pixels wide, 93 to the inch: the smallest type, 9 points, is then 11.6 pixels high.
+WIDTH = 7.0
+
+
 def use_style() -> None:
     """Switch matplotlib to the book's style, figures as SVG (Figs. 1-14). Call once in a notebook."""
     plt.rcParams.update(
         {
-            "figure.figsize": (7.0, 3.6),
+            "figure.figsize": (WIDTH, 3.6),
             "figure.facecolor": "white",
             "figure.constrained_layout.use": True,
             "font.size": 10,
             "axes.spines.top": False,
             "axes.spines.right": False,
             "axes.grid": True,
+            "axes.labelsize": 10,
             "axes.titlesize": 10,
+            "legend.fontsize": 9,
+            "xtick.labelsize": 9,
+            "ytick.labelsize": 9,
             "grid.color": "#e3e6ea",
             "grid.linewidth": 0.7,
             "legend.frameon": False,
@@ -61,6 +71,48 @@ def use_style() -> None:
     )
     # A fixed date keeps two runs with the same numbers byte for byte equal.
     set_matplotlib_formats("svg", metadata={"Date": None})
+
+
+def panels(rows: int, columns: int, height: float, **options) -> tuple[Figure, np.ndarray]:
+    """A figure of the book's width with a grid of axes, the one way to begin one (Figs. 1-14).
+
+    Args:
+        rows: of axes.
+        columns: of axes.
+        height: of the figure in inches.
+        options: passed on to ``matplotlib.pyplot.subplots``.
+
+    Returns:
+        The figure, and its axes as an array ``(rows, columns)``.
+    """
+    figure, grid = plt.subplots(rows, columns, figsize=(WIDTH, height), squeeze=False, **options)
+    plt.close(figure)  # the caller shows it; an open figure would be shown a second time
+    return figure, grid
+
+
+def legend(figure: Figure, columns: int = 5) -> None:
+    """One legend above all panels, which share their labels, so that it lies on no curve (Figs. 1-14).
+
+    Args:
+        figure: its first labelled line of each name stands for the others.
+        columns: labels in a row.
+    """
+    found = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels()):
+            found.setdefault(label, handle)
+    figure.legend(found.values(), found.keys(), loc="outside upper center", ncols=min(columns, len(found)))
+
+
+def plain_ticks(axis: Axis) -> None:
+    """Ticks of a logarithmic axis as plain numbers, at 2 and 5 too where it spans little (Figs. 4, 13, 14).
+
+    Powers of ten would leave a short axis bare, and their multiples are too long to stand side by side.
+    """
+    low, high = axis.get_data_interval()
+    axis.set_major_locator(LogLocator(subs=(1,) if high > 50 * low else (1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter("")
 
 
 def band(axes: Axes, x: Sequence[float] | np.ndarray, runs: np.ndarray, label: str, **style) -> None:
@@ -79,28 +131,25 @@ def band(axes: Axes, x: Sequence[float] | np.ndarray, runs: np.ndarray, label: s
         axes.fill_between(x, runs.min(0), runs.max(0), color=line.get_color(), alpha=0.2, linewidth=0)
 
 
-def comparison(
-    panels: dict[str, np.ndarray], zooms: Sequence[tuple[int, int]], side: int, width: float = 9.0
-) -> Figure:
+def comparison(pictures: dict[str, np.ndarray], zooms: Sequence[tuple[int, int]], side: int) -> Figure:
     """Images side by side, with magnified details below each (Figs. 3 and 8-12).
 
     Args:
-        panels: title to image ``(3, H, W)`` with values in [0, 1]; values outside are clipped for display.
+        pictures: title to image ``(3, H, W)`` with values in [0, 1]; values outside are clipped for display.
         zooms: top left corners ``(row, column)`` of the details, in pixels.
         side: side length of a detail in pixels.
-        width: of the figure in inches.
 
     Raises:
         ValueError: a detail reaches outside the image.
     """
     colours = plt.get_cmap("Set1").colors
-    height, across = next(iter(panels.values())).shape[1:]
+    height, across = next(iter(pictures.values())).shape[1:]
     if any(not (0 <= top <= height - side and 0 <= left <= across - side) for top, left in zooms):
         raise ValueError(f"details of {side} pixels at {list(zooms)} reach outside the {height} x {across} image")
     share = len(zooms)
-    figure = plt.figure(figsize=(width, width / len(panels) * (height / across + 1 / share) + 0.25))
-    grid = figure.add_gridspec(2, len(panels) * share, height_ratios=[share * height / across, 1])
-    for column, (title, values) in enumerate(panels.items()):
+    figure = plt.figure(figsize=(WIDTH, WIDTH / len(pictures) * (height / across + 1 / share) + 0.25))
+    grid = figure.add_gridspec(2, len(pictures) * share, height_ratios=[share * height / across, 1])
+    for column, (title, values) in enumerate(pictures.items()):
         pixels = np.clip(values, 0, 1).transpose(1, 2, 0)
         main = figure.add_subplot(grid[0, column * share : (column + 1) * share])
         main.imshow(pixels, interpolation="antialiased")
@@ -121,7 +170,7 @@ def comparison(
     return figure
 
 
-def jpeg(figure: Figure, dpi: int = 130, quality: int = 88) -> Image:
+def jpeg(figure: Figure, dpi: int = 170, quality: int = 88) -> Image:
     """A figure of photographs as a compressed image to display, a tenth of the PNG's size (Figs. 3 and 8-12)."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="jpeg", dpi=dpi, pil_kwargs={"quality": quality, "optimize": True})
@@ -139,7 +188,7 @@ def convergence(
         names: the images.
         steps: seconds of one iteration by method.
     """
-    figure, grid = plt.subplots(2, len(names), figsize=(3.2 * len(names), 5.0), sharey="col", squeeze=False)
+    figure, grid = panels(2, len(names), 5.2, sharey="col")
     for column, name in zip(grid.T, names):
         column[0].set_title(name)
         for (image, method), runs in study.items():
@@ -151,8 +200,7 @@ def convergence(
         column[1].set_xlabel("seconds")
     for row in grid:
         row[0].set_ylabel("PSNR in dB")
-    grid[0, 0].legend(loc="lower right")
-    plt.close(figure)  # the caller shows it; an open figure would be shown a second time
+    legend(figure)
     return figure
 
 
@@ -160,11 +208,11 @@ def reconstructions(images: Sequence["ImageTarget"], study: Mapping[tuple[str, s
     """Targets beside both reconstructions of the first seed, details magnified, one row an image (Figs. 3, 8, 9)."""
     rows = []
     for image in images:
-        panels = {image.name: image.values.numpy()}
+        pictures = {image.name: image.values.numpy()}
         for (name, method), runs in study.items():
             if name == image.name:
-                panels[f"{method}, {runs[0].psnr[-1]:.2f} dB"] = runs[0].image
-        rows.append(panels)
+                pictures[f"{method}, {runs[0].psnr[-1]:.2f} dB"] = runs[0].image
+        rows.append(pictures)
     return sheet(rows)
 
 
@@ -177,7 +225,7 @@ def sheet(rows: Sequence[dict[str, np.ndarray]]) -> Image:
     size = next(iter(rows[0].values())).shape[-1]
     corners = [(size // 4, size // 3), (size // 2, size // 2)]
     strips = [
-        PIL.Image.open(io.BytesIO(jpeg(comparison(panels, corners, size // 6), quality=95).data)) for panels in rows
+        PIL.Image.open(io.BytesIO(jpeg(comparison(pictures, corners, size // 6), quality=95).data)) for pictures in rows
     ]
     page = PIL.Image.new("RGB", (strips[0].width, sum(strip.height for strip in strips)), "white")
     top = 0
@@ -230,7 +278,7 @@ def slider(left: np.ndarray, right: np.ndarray, labels: tuple[str, str]) -> HTML
 
 def error_spectra(images: Sequence["ImageTarget"], study: Mapping[tuple[str, str], Sequence["ImageRun"]]) -> Figure:
     """Energy of the reconstruction error by spatial frequency, one panel an image (Fig. 3, spectral bias)."""
-    figure, row = plt.subplots(1, len(images), figsize=(3.2 * len(images), 2.9), sharey=True, squeeze=False)
+    figure, row = panels(1, len(images), 3.0, sharey=True)
     for axes, image in zip(row[0], images):
         mean = image.values.mean((1, 2), keepdim=True).expand_as(image.values)
         axes.semilogy(*metrics.error_spectrum(mean, image.values), "--", color="#9aa3ad", label="image")
@@ -238,8 +286,7 @@ def error_spectra(images: Sequence["ImageTarget"], study: Mapping[tuple[str, str
             if name == image.name:
                 spectra = [metrics.error_spectrum(torch.from_numpy(run.image), image.values) for run in runs]
                 band(axes, spectra[0][0], np.stack([energy for _, energy in spectra]), method)
-        axes.set(title=image.name, xlabel="cycles a pixel")
+        axes.set(title=image.name, xlabel="cycles per pixel")
     row[0, 0].set_ylabel("energy of the error")
-    row[0, 0].legend()
-    plt.close(figure)  # the caller shows it; an open figure would be shown a second time
+    legend(figure)
     return figure

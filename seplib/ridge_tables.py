@@ -4,7 +4,6 @@ import itertools
 import statistics
 from collections.abc import Mapping, Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
@@ -13,7 +12,7 @@ from matplotlib.figure import Figure
 from seplib import ntk
 from seplib.claims import Comparison, all_of, at_most
 from seplib.kernel_pgd import MSK, as_points
-from seplib.plotting import band
+from seplib.plotting import band, legend, panels
 from seplib.preconditioning import SepPGD
 from seplib.profiles.preconditioning import RidgeSettings
 from seplib.regression import CASES, KRR_METHODS, RidgeRun, ridge_data, ridge_network
@@ -140,9 +139,9 @@ def draw_ridge(study: dict[str, list[RidgeRun]], settings: RidgeSettings, over: 
         settings: of the profile.
         over: "seconds", with the updates of Sec. A.12 counted and the budget marked, or "iterations".
     """
-    figure, panels = plt.subplots(2, 3, figsize=(9, 5.2))
+    figure, grid = panels(2, 3, 5.4)
     budget = settings.iterations * statistics.median(run.step for run in study["SepNN"])
-    for c, axes in enumerate(panels.flat):
+    for c, axes in enumerate(grid.flat):
         for method, runs in study.items():
             iterations = runs[0].iterations
             seconds = np.median([r.seconds(settings.update_every if ")" in method else None) for r in runs], axis=0)
@@ -150,7 +149,7 @@ def draw_ridge(study: dict[str, list[RidgeRun]], settings: RidgeSettings, over: 
         axes.set(title=CASES[c], yscale="log", xscale="log", xlabel=over)
         if over == "seconds":
             axes.axvline(budget, color="#111111", linewidth=0.8, linestyle=":")
-    for axes in panels[:, 0]:
+    for axes in grid[:, 0]:
         axes.set_ylabel("test MSE")
-    panels[0, 0].legend(fontsize=7)
+    legend(figure, 3)
     return figure

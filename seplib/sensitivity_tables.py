@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
 from seplib.claims import DECIBELS, Case, above, all_of, at_least, at_most
-from seplib.plotting import COLOURS
+from seplib.plotting import COLOURS, panels
 
 
 def gains(frame: pd.DataFrame) -> pd.DataFrame:
@@ -107,7 +107,7 @@ def totals(frame: pd.DataFrame, compared: pd.DataFrame, fall: float = 0.5) -> di
 
 def page(compared: pd.DataFrame, table: str) -> Styler:
     """One table of :func:`compare` to look at, in dB (Tables 2-7)."""
-    part = compared[compared.table == table].drop(columns=["table"] + ["varied"] * (table != "table-3"))
+    part = compared[compared.table == table].drop(columns=["table", "difference"] + ["varied"] * (table != "table-3"))
     return part.style.format(precision=2, na_rep="–").hide(axis="index")
 
 
@@ -161,8 +161,8 @@ def numbers(part: pd.DataFrame, column: str) -> dict[str, float | None]:
 def draw(found: pd.DataFrame) -> Figure:
     """Gains over the varied setting, one panel for each, of the last and between best iterations, beside the paper's (Tables 2-7)."""
     groups = list(found.groupby(["table", "varied"], sort=False))
-    figure, panels = plt.subplots(-(-len(groups) // 2), 2, figsize=(7.0, 1.1 + 1.1 * len(groups)), squeeze=False)
-    for axes, ((table, varied), group) in zip(panels.flat, groups):
+    figure, grid = panels(-(-len(groups) // 2), 2, 1.1 + 1.2 * len(groups))
+    for axes, ((table, varied), group) in zip(grid.flat, groups):
         for colour, (row, part) in zip(("SepPGD", "MSK"), group.groupby("row", sort=False)):
             values = [value.replace("fourier features", "Fourier") for value in part.value]
             axes.plot(values, part.ours, "o-", color=COLOURS[colour], markersize=4, label=row)
@@ -170,14 +170,12 @@ def draw(found: pd.DataFrame) -> Figure:
             axes.plot(values, part.paper, "x:", color=COLOURS[colour], alpha=0.7)
         axes.axhline(0, color="#9aa3ad", linewidth=0.8)
         axes.set(title=f"{table.replace('-', ' ').capitalize()}: {_short(varied)}")
-        axes.tick_params(axis="x", labelsize=7)
         if table == "table-5":
             plt.setp(axes.get_xticklabels(), rotation=35, ha="right", rotation_mode="anchor")
         if group.row.nunique() > 1:
-            axes.legend(fontsize=8)
-    for axes in panels.flat[len(groups) :]:
+            axes.legend()
+    for axes in grid.flat[len(groups) :]:
         axes.set_axis_off()
-    for row in panels:
+    for row in grid:
         row[0].set_ylabel("gain in dB")
-    plt.close(figure)  # the caller shows it; an open figure would be shown a second time
     return figure

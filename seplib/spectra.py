@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
@@ -18,7 +17,7 @@ from seplib import dynamics, ntk
 from seplib.claims import Comparison, at_most
 from seplib.factors import FactorMLP
 from seplib.kernel_pgd import MSK, as_points
-from seplib.plotting import COLOURS
+from seplib.plotting import COLOURS, legend, panels
 from seplib.preconditioning import Preconditioner, SepPGD, modulate
 from seplib.profiles.preconditioning import SpectrumSettings
 from seplib.ridge import features
@@ -294,7 +293,7 @@ def spectrum_table(spectra: dict[int, Spectra], counts: tuple[int, ...] = (10, 5
 
 def draw_instances(frame: pd.DataFrame) -> Figure:
     """Condition number after against before preconditioning, one dot an instance (Sec. A.1.2)."""
-    figure, axes = plt.subplots(figsize=(6.4, 3.8))
+    figure, ((axes,),) = panels(1, 1, 4.0)
     limits = [frame["cond K"].min() / 2, frame["cond K"].max() * 2]
     axes.loglog(frame["cond K"], frame["cond KS (MSK)"], "x", markersize=4, color=COLOURS["MSK"], label="MSK")
     axes.loglog(frame["cond K"], frame["cond KS"], "o", markersize=4, color=COLOURS["SepPGD"], label="SepPGD")
@@ -310,8 +309,8 @@ def draw_instances(frame: pd.DataFrame) -> Figure:
 
 def draw_spectra(spectra: dict[int, Spectra]) -> Figure:
     """Eigenvalues relative to the largest, at every moment looked at (Sec. 4)."""
-    figure, panels = plt.subplots(1, len(spectra), figsize=(8, 3.4), sharey=True)
-    for axes, (iteration, at) in zip(panels, spectra.items()):
+    figure, row = panels(1, len(spectra), 3.6, sharey=True)
+    for axes, (iteration, at) in zip(row[0], spectra.items()):
         for name, values, colour in (
             ("K", at.plain, COLOURS["SepNN"]),
             ("K S, SepPGD", at.seppgd, COLOURS["SepPGD"]),
@@ -320,6 +319,6 @@ def draw_spectra(spectra: dict[int, Spectra]) -> Figure:
             kept = values[values > 1e-10 * values[0]].cpu()
             axes.loglog(range(1, len(kept) + 1), kept / kept[0], color=colour, label=name)
         axes.set(xlabel="index m", title=f"after {iteration} iterations")
-    panels[0].set_ylabel(r"$\lambda_m / \lambda_1$")
-    panels[0].legend()
+    row[0, 0].set_ylabel(r"$\lambda_m / \lambda_1$")
+    legend(figure)
     return figure

@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
@@ -166,17 +165,16 @@ def draw(runs: Study, steps: dict[str, float], every: int) -> Figure:
         every: iterations between two measurements.
     """
     grids = list(dict.fromkeys(sizes for sizes, _ in runs))
-    figure, row = plt.subplots(1, 3, figsize=(9.6, 2.9), sharey=True)
-    for panel, (axes, sizes) in enumerate(zip(row, [grids[0], grids[0], grids[-1]])):
+    figure, row = plotting.panels(1, 3, 3.2, sharey=True)
+    for panel, (axes, sizes) in enumerate(zip(row[0], [grids[0], grids[0], grids[-1]])):
         for method in METHODS:
             courses = np.array([run.iou for run in runs[sizes, method]])
             updates = len(runs[sizes, method][0].history.loss) - 1
             at = np.minimum(every * np.arange(courses.shape[1]), updates)
             plotting.band(axes, at * (steps[method] if panel == 1 else 1), 1 - courses, method)
         axes.set(yscale="log", title=" × ".join(map(str, sizes)), xlabel="seconds" if panel == 1 else "iteration")
-    row[0].set_ylabel("1 − IoU")
-    row[0].legend()
-    plt.close(figure)  # the caller shows it; an open figure would be shown a second time
+    row[0, 0].set_ylabel("1 − IoU")
+    plotting.legend(figure)
     return figure
 
 

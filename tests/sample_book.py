@@ -45,15 +45,33 @@ a = c
 $$ (own-equation)
 ```
 """
+SECOND = """# Second
+
+```{prf:lemma}
+:label: lem-after
+
+$$
+a = d
+$$ (first-of-second)
+
+$$
+a = e
+$$ (second-of-second)
+```
+
+The largest is {glue:text}`notebooks/image_representation.ipynb::gain:.1e`, see {prf:ref}`lem-after` and {eq}`second-of-second`, after
+{prf:ref}`lem-own` and {eq}`own-equation`.
+"""
 
 
-def markdown(source: str) -> dict:
-    return {"cell_type": "markdown", "metadata": {}, "source": source}
+def markdown(id: str, source: str) -> dict:
+    return {"cell_type": "markdown", "id": id, "metadata": {}, "source": source}
 
 
-def code(source: str, count: int | None, outputs=(), **metadata) -> dict:
+def code(id: str, source: str, count: int | None, outputs=(), **metadata) -> dict:
     return {
         "cell_type": "code",
+        "id": id,
         "execution_count": count,
         "metadata": metadata,
         "outputs": list(outputs),
@@ -69,12 +87,13 @@ def notebook(number: str, title: str = "# Images") -> dict:
         "data": {"application/papermill.record/text/plain": number},
         "metadata": {"scrapbook": {"mime_prefix": "application/papermill.record/", "name": "gain"}},
     }
+    look = {"figure": {"caption": "A curve.", "name": "fig-sample"}, "image": {"alt": "A curve that rises."}}
     cells = [
-        markdown(f"{title}\n\nWhat is tested. The gain is {{glue:text}}`gain:.2f` dB."),
-        code("profile = 'smoke'", 1, tags=["parameters"]),
-        code("profile = 'paper'", 2, tags=["injected-parameters"]),
-        code("show()", 3, [figure], mystnb={"figure": {"caption": "A curve.", "name": "fig-sample"}}),
-        code("glue('gain', gain)", 4, [glued]),
+        markdown("words", f"{title}\n\nWhat is tested. The gain is {{glue:text}}`gain:.2f` dB."),
+        code("parameters", "profile = 'smoke'", 1, tags=["parameters"]),
+        code("injected", "profile = 'paper'", 2, tags=["injected-parameters"]),
+        code("figure", "show()", 3, [figure], mystnb=look),
+        code("glue", "glue('gain', gain)", 4, [glued]),
     ]
     metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -120,10 +139,14 @@ def make(root: Path, *, paper: bool, smoke: bool = True) -> Path:
         shutil.copy(ROOT / "book" / file, root / "book")
     shutil.copy(ROOT / "_config.yml", root)
     (root / "book" / "index.md").write_text(INDEX)
-    toc = ["format: jb-book", "root: index", "chapters:", *(f"  - file: {page}" for page in pages)]
-    (root / "book" / "_toc.yml").write_text("\n".join([*toc, f"  - file: notebooks/{NAME}"]) + "\n")
+    (root / "book" / "second.md").write_text(SECOND)
+    toc = ["format: jb-book", "root: index", "parts:", "- numbered: true", "  chapters:", "  - file: second"]
+    toc += ["- chapters:", *(f"  - file: {page}" for page in pages), f"  - file: notebooks/{NAME}"]
+    (root / "book" / "_toc.yml").write_text("\n".join(toc) + "\n")
     (root / "notebooks").mkdir()
-    (root / "notebooks" / f"{NAME}.ipynb").write_text(json.dumps(notebook("1.0")))
+    source = notebook("1.0")
+    del source["cells"][2]  # the injected parameters are of a run alone
+    (root / "notebooks" / f"{NAME}.ipynb").write_text(json.dumps(source))
     if smoke:
         write_results(root, "smoke", "1.25")
     if paper:

@@ -4,6 +4,7 @@ import html.parser
 import json
 import re
 import sys
+import urllib.parse
 from pathlib import Path
 
 import pytest
@@ -88,10 +89,28 @@ def test_glued_numpy_scalars_become_numbers(tmp_path):
 
 def test_a_notebook_changed_since_its_run_says_so(tmp_path):
     root = sample_book.make(tmp_path, paper=True)
-    edit(root / "notebooks" / f"{NAME}.ipynb", lambda nb: nb["cells"][3].update(source="show( )  # formatted"))
+    edit(root / "notebooks" / f"{NAME}.ipynb", lambda nb: nb["cells"][2].update(source="show( )  # formatted"))
     assert "has changed since" not in staged(root)
-    edit(root / "notebooks" / f"{NAME}.ipynb", lambda nb: nb["cells"][3].update(source="show(1)"))
+    edit(root / "notebooks" / f"{NAME}.ipynb", lambda nb: nb["cells"][2].update(source="show(1)"))
     assert "has changed since this run" in staged(root)
+
+
+def test_words_come_from_the_repository_and_outputs_from_the_run(tmp_path):
+    root = sample_book.make(tmp_path, paper=True)
+
+    def change(notebook):
+        notebook["cells"][0]["source"] += " Mended."
+        notebook["cells"][2]["source"] = "show(1)"
+        notebook["cells"][2]["metadata"]["mystnb"]["figure"]["caption"] = "Another caption."
+        notebook["cells"].insert(1, sample_book.markdown("new", "A new paragraph."))
+        notebook["cells"].append(sample_book.code("later", "later()", None))
+
+    edit(root / "notebooks" / f"{NAME}.ipynb", change)
+    assert "Mended." in staged(root)
+    cells = json.loads((root / "_build" / "stage" / "notebooks" / f"{NAME}.ipynb").read_text())["cells"]
+    assert [cell["id"] for cell in cells] == ["words", "new", "parameters", "injected", "figure", "glue"]
+    assert cells[4]["source"] == "show()" and "image/png" in cells[4]["outputs"][0]["data"]
+    assert cells[4]["metadata"]["mystnb"]["figure"]["caption"] == "Another caption."
 
 
 def test_nothing_stale_stays_in_the_stage(tmp_path):
@@ -121,7 +140,11 @@ def break_count(root):
 
 
 def break_title(root):
-    edit(root / "results" / "smoke" / f"{NAME}.ipynb", lambda nb: nb["cells"][0].update(source="No title"))
+    edit(root / "notebooks" / f"{NAME}.ipynb", lambda nb: nb["cells"][0].update(source="No title"))
+
+
+def break_figure(root):
+    edit(root / "notebooks" / f"{NAME}.ipynb", lambda nb: nb["cells"][2]["metadata"]["mystnb"].pop("image"))
 
 
 def break_results(root):
@@ -146,7 +169,8 @@ def break_fragment(root):
     [
         (break_error, rf"results/smoke/{NAME}.ipynb, cell 4: holds the error ValueError: k is too large"),
         (break_count, rf"results/smoke/{NAME}.ipynb, cell 4: was never executed"),
-        (break_title, rf"results/smoke/{NAME}.ipynb: the first cell must be Markdown and hold the title"),
+        (break_title, rf"notebooks/{NAME}.ipynb: the first cell must be Markdown and hold the title"),
+        (break_figure, rf"notebooks/{NAME}.ipynb: cell 4 shows a figure and its metadata no alternative text"),
         (break_results, rf"notebook {NAME} has not been executed: .*run `make figures PROFILE=smoke`"),
         (break_toc, rf"notebooks/{NAME}.ipynb is not in book/_toc.yml"),
         (break_notebooks, rf"book/_toc.yml lists notebooks/{NAME}, but there is no such notebook"),
@@ -242,16 +266,41 @@ def test_a_link_says_its_title_without_the_source_of_formulas():
 # The built book -----------------------------------------------------------------------------------------------------
 
 
-class Assets(html.parser.HTMLParser):
-    """Addresses that a browser loads by itself, as opposed to links that a reader may follow."""
+class Page(html.parser.HTMLParser):
+    """What a page holds: addresses that a browser loads by itself, links that a reader may follow, the identifiers that
+    these lead to, and of its article the pictures and the text outside of code.
+    """
 
     def __init__(self, page: Path):
         super().__init__()
         self.loaded: list[str] = []
+        self.links: list[str] = []
+        self.ids: set[str] = set()
+        self.pictures: list[dict[str, str]] = []
+        self.text = ""
+        self._open: list[str] = []
         self.feed(page.read_text())
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+
+    def handle_endtag(self, tag):
+        if tag in self._open:  # with it ends whatever was left open inside
+            del self._open[len(self._open) - 1 - self._open[::-1].index(tag) :]
+
+    def handle_data(self, data):
+        if "article" in self._open and not {"pre", "code", "script", "style"} & set(self._open):
+            self.text += data
 
     def handle_starttag(self, tag, attrs):
         attributes = dict(attrs)
+        if tag not in ("img", "input", "br", "hr", "meta", "link", "source", "embed", "path", "circle", "rect"):
+            self._open.append(tag)
+        self.ids |= {attributes[name] for name in ("id", "name") if attributes.get(name)}
+        if tag == "a" and attributes.get("href"):
+            self.links.append(attributes["href"])
+        if tag == "img" and "article" in self._open:
+            self.pictures.append(attributes)
         if tag in ("script", "img", "iframe", "source", "video", "audio", "embed"):
             self.loaded.append(attributes.get("src"))
         if tag == "object":
@@ -260,10 +309,15 @@ class Assets(html.parser.HTMLParser):
             self.loaded.append(attributes.get("href"))
 
 
+def read(book: Path) -> dict[Path, Page]:
+    """Every page of a book."""
+    return {page: Page(page) for page in sorted(set(book.rglob("*.html")) - set((book / "_static").rglob("*")))}
+
+
 def check_assets(book: Path) -> None:
     """Everything that the pages load lies in the book."""
-    for page in set(book.rglob("*.html")) - set((book / "_static").rglob("*")):
-        for address in filter(None, Assets(page).loaded):
+    for page, content in read(book).items():
+        for address in filter(None, content.loaded):
             if address.startswith("data:"):
                 continue
             assert not re.match(r"(?:\w+:)?//", address), f"{page.name} loads {address}"
@@ -296,11 +350,48 @@ def test_every_picture_and_script_of_the_book_is_there():
     check_assets(sample_book.real_book())
 
 
+def test_no_source_stands_on_a_page():
+    found = {
+        page.name: re.findall(
+            r"\{(?:prf|glue|ref|numref|eq|cite|py|doc|math|margin)[:}].{,40}|^\([\w.-]+\)=|:::|\$\$", text.text, re.M
+        )
+        for page, text in read(sample_book.real_book()).items()
+    }
+    assert {name: source for name, source in found.items() if source} == {}
+    assert len(found) > 40
+
+
+def test_every_figure_says_what_it_shows():
+    pages_read = read(sample_book.real_book())
+    chapters = {page: content for page, content in pages_read.items() if page.name != "py-modindex.html"}
+    alts = {
+        (page.name, n): picture.get("alt", "") for page, c in chapters.items() for n, picture in enumerate(c.pictures)
+    }
+    assert {key: alt for key, alt in alts.items() if len(alt) < 5 or re.search(r"/|\.(svg|png|jpe?g)$", alt)} == {}
+    figures = [alt for (name, _), alt in alts.items() if alt.endswith(".")]
+    assert len(figures) == len(set(figures)) >= 43, "a sentence of its own for each"
+
+
+def test_every_link_inside_the_book_leads_somewhere():
+    pages_read, dead = read(sample_book.real_book()), []
+    for page, content in pages_read.items():
+        for link in content.links if "_modules" not in page.parts else []:  # there Sphinx guesses where things are
+            address, _, fragment = urllib.parse.unquote(link).partition("#")
+            if re.match(r"\w+:|//", link):
+                continue
+            target = (page.parent / address).resolve() if address else page.resolve()
+            if not target.exists() or (fragment and target in pages_read and fragment not in pages_read[target].ids):
+                dead.append(f"{page.name}: {link}")
+    assert dead == []
+
+
 def test_statements_and_equations_carry_the_papers_numbers(sample):
     text = text_of(sample / "index.html")
     assert "Definition 1 (A thing)" in text and "Lemma A" in text
     assert "see Fig. 1 , Definition 1 , Lemma A and (8)" in text
     assert re.findall(r'<span class="eqno">\((\w+)', (sample / "index.html").read_text()) == ["8", "a"]
+    assert re.findall(r'<span class="eqno">\((\w+)', (sample / "second.html").read_text()) == ["1a", "1b"]
+    assert "Lemma B and (1b) , after Lemma A and (a)" in text_of(sample / "second.html")
 
 
 def test_glue_and_picture_come_from_the_paper_run(sample):

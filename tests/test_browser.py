@@ -44,6 +44,27 @@ CONTRAST = """() => {
 }"""
 
 
+# What is wrong with the formulas of a page: a scroll bar under one in a line of text; an equation that is wider than its
+# line, which at least must scroll; a number on top of its equation; a formula that the tab key stops at.
+FORMULAS = """() => {
+  const wider = e => e.scrollWidth > e.clientWidth + 1, where = e => e.closest('[id]').id + ': ' + e.textContent.slice(0, 30);
+  const clip = e => { for (; e.tagName !== 'ARTICLE'; e = e.parentElement) if (wider(e) && getComputedStyle(e).overflowX !== 'visible') return e; };
+  const all = [...document.querySelectorAll('article mjx-container')], display = all.filter(e => e.getAttribute('display') === 'true');
+  const inline = all.filter(e => !display.includes(e));
+  const covers = e => { const n = e.parentElement.querySelector('.eqno'); if (!n) return false;
+    const a = e.getBoundingClientRect(), b = n.getBoundingClientRect();
+    return Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1 && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 1; };
+  return {
+    bars: inline.filter(e => wider(e) && e.querySelector('mjx-math').offsetWidth <= e.clientWidth + 1).map(where),
+    long: inline.filter(e => e.querySelector('mjx-math').offsetWidth > e.clientWidth + 1).map(where),
+    cut: display.filter(wider).map(where),
+    stuck: display.filter(e => wider(e) && !['auto', 'scroll'].includes(getComputedStyle(clip(e)).overflowX)).map(where),
+    covered: display.filter(covers).map(where),
+    stops: all.filter(e => e.tabIndex >= 0 || e.hasAttribute('tabindex') && e.getAttribute('tabindex') !== '-1').map(where),
+  };
+}"""
+
+
 class Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_):
         pass
@@ -77,7 +98,10 @@ def chromium():
     if sync_api is None:
         from playwright import sync_api
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=FLAGS)
+        # Scroll bars as on a desktop, where they take room and are seen.
+        browser = playwright.chromium.launch(
+            executable_path=found, args=FLAGS, ignore_default_args=["--hide-scrollbars"]
+        )
         yield browser
         browser.close()
 
@@ -143,6 +167,7 @@ def survey(chromium, address, book):
                 "misspelt": page.locator("mjx-merror, [data-mjx-error]").count(),
                 "theme": page.evaluate("document.documentElement.dataset.theme"),
                 "contrast": page.evaluate(CONTRAST),
+                **page.evaluate(FORMULAS),
                 "faults": reader.faults[before:],
             }
         reader.context.close()
@@ -158,6 +183,21 @@ def test_every_formula_is_typeset_without_error(survey):
     wrong = {key: seen for key, seen in survey.items() if seen["formulas"] != seen["typeset"] or seen["misspelt"]}
     assert not wrong
     assert survey["seppgd.html", "dark"]["typeset"] > 100
+
+
+@pytest.mark.parametrize(
+    "fault, widths",
+    [
+        ("bars", ["light", "dark"]),
+        ("long", ["dark"]),
+        ("cut", ["dark"]),
+        ("stuck", ["light", "dark"]),
+        ("covered", ["light", "dark"]),
+        ("stops", ["light", "dark"]),
+    ],
+)
+def test_formulas_have_room(fault, widths, survey):
+    assert {name: seen[fault] for (name, theme), seen in survey.items() if theme in widths and seen[fault]} == {}
 
 
 def test_no_page_is_wider_than_a_phone(survey):

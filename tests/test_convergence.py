@@ -116,7 +116,7 @@ def test_the_table_reads_every_run_at_the_same_time():
     assert at[6.0].updates.to_dict() == {"SepPGD": 2, "MLP": 0}, "SepNN's run has ended"
     assert at[2.9].MSE["SepNN"] == pytest.approx(0.4) and at[6.0].MSE["SepPGD"] == pytest.approx(0.01)
     assert (at[0.0].MSE == 1).all() and at[7.0]["clean MSE"].equals(at[7.0].MSE)
-    leads = convergence.leads(found, seconds, [2.9, 6.0]).set_index("time")
+    leads = convergence.leads(found, seconds, [2.9, 6.0], "iterations").set_index("iterations")
     assert leads.SepNN[2.9] == 1 and np.isnan(leads.SepNN[6.0]) and leads.SepPGD[6.0] == 1 and leads.MLP[6.0] == 0
 
 

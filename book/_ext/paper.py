@@ -1,7 +1,8 @@
 """The paper's numbers for the paper's statements, and links from docstrings into the book.
 
-A statement labelled ``thm-2`` is called Theorem 2 wherever it stands, an equation labelled ``eq-8`` is (8); our own get
-letters, chapter by chapter. "Eq. (8)" in a docstring becomes a link to the page that says where that is in the book.
+A statement labelled ``thm-2`` is called Theorem 2 wherever it stands, an equation labelled ``eq-8`` is (8). Our own get
+letters in the order of reading: Proposition C is unique in the book, (7c) is the third equation of chapter 7. "Eq. (8)" in
+a docstring becomes a link to the page that says where that is in the book. Numbers of a run are set as numbers.
 """
 
 import re
@@ -27,8 +28,8 @@ def _letters(count):
     return word
 
 
-def number_equations(app, doctree):
-    """Give every labelled equation its number: the paper's for ``eq-N``, letters for ours."""
+def letter_equations(app, doctree):
+    """Give every labelled equation its number on its page: the paper's for ``eq-N``, letters for ours."""
     equations = app.env.get_domain("math").equations
     own = 0
     for node in doctree.findall(nodes.math_block):
@@ -39,8 +40,47 @@ def number_equations(app, doctree):
             number = match[1]
         else:
             number, own = _letters(own), own + 1
-        node["number"] = number
         equations[label] = (app.env.docname, number)
+
+
+def number_equations(app, env):
+    """Put the chapter's number before the letter of an equation, once the chapters have theirs."""
+    equations = env.get_domain("math").equations
+    for label, (docname, number) in equations.items():
+        if letter := re.search(r"[a-z]+$", number):
+            chapter = env.toc_secnumbers.get(docname, {}).get("", ("",))[0]
+            equations[label] = (docname, f"{chapter}{letter[0]}")
+    return []
+
+
+def print_numbers(app, doctree, docname):
+    """Write the numbers of equations beside them, and those that a run has glued or tabulated as a reader writes them."""
+    equations = app.env.get_domain("math").equations
+    for node in doctree.findall(nodes.math_block):
+        if node.get("label"):
+            node["number"] = equations[node["label"]][1]
+    for node in doctree.findall(nodes.inline):
+        if "pasted-text" in node["classes"]:
+            mantissa, exponent = _typeset(node.astext())
+            node.children = [nodes.Text(mantissa)]
+            if exponent:
+                node += [nodes.Text("·10"), nodes.superscript("", exponent)]
+    for node in doctree.findall(nodes.raw):
+        if node["format"] == "html" and "</td>" in node.astext():
+            node.children = [nodes.Text(re.sub(r"(?<=>)[^<>]+(?=</td>)", _cell, node.astext()))]
+
+
+def _typeset(text):
+    """Mantissa and exponent of a number, with signs for hyphens; anything else as it is."""
+    match = re.fullmatch(r"\s*([+-]?\d+(?:\.\d+)?)(?:e([+-]\d+))?\s*", text)
+    if not match:
+        return ("–" if text.strip() == "nan" else text), ""
+    return match[1].replace("-", "−"), f"{int(match[2])}".replace("-", "−") if match[2] else ""
+
+
+def _cell(match):
+    mantissa, exponent = _typeset(match[0])
+    return f"{mantissa}·10<sup>{exponent}</sup>" if exponent else mantissa
 
 
 def keep_punctuation(app, doctree):
@@ -57,8 +97,8 @@ def keep_punctuation(app, doctree):
 def number_statements(app, env):
     """Give every theorem-like statement its number, after Sphinx has numbered all of them in its own way."""
     own = defaultdict(int)
-    for docname in sorted(env.toc_fignumbers):
-        for kind, numbers in env.toc_fignumbers[docname].items():
+    for docname in _reading_order(env, env.config.root_doc):
+        for kind, numbers in env.toc_fignumbers.get(docname, {}).items():
             for label in numbers:
                 if label not in getattr(env, "proof_list", {}):
                     continue
@@ -69,6 +109,12 @@ def number_statements(app, env):
                     numbers[label] = (_letters(own[kind]).upper(),)
                     own[kind] += 1
     return []
+
+
+def _reading_order(env, docname):
+    yield docname
+    for below in env.toctree_includes.get(docname, []):
+        yield from _reading_order(env, below)
 
 
 def anchor_label(match):
@@ -120,9 +166,11 @@ def without_thebe(app, pagename, templatename, context, doctree):
 
 def setup(app):
     """Connect to Sphinx."""
-    app.connect("doctree-read", number_equations)
+    app.connect("doctree-read", letter_equations)
     app.connect("doctree-read", keep_punctuation)
     app.connect("env-get-updated", number_statements, priority=900)
+    app.connect("env-get-updated", number_equations, priority=900)
+    app.connect("doctree-resolved", print_numbers)
     app.connect("autodoc-process-docstring", link_anchors, priority=900)
     app.connect("autodoc-process-docstring", plain_returns, priority=100)
     app.connect("missing-reference", resolve_reexport)
