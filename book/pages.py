@@ -205,10 +205,15 @@ def run_record(root: Path, name: str, profile: str) -> dict[str, Any]:
     content = json.loads(record.read_text()) if record.exists() else {"provenance": {}, "seed": None, "claims": []}
     papermill = notebook["metadata"].get("papermill", {})
     source, took = root / "notebooks" / f"{name}.ipynb", [c["seconds"] or 0 for c in content["claims"]]
+    runs = content.get("runs", ())
+    if runs:  # their time beside that of the execution
+        took = [sum(run["seconds"] or 0 for run in runs) + (papermill.get("duration") or 0)]
     return {
+        "runs": len(runs),
+        "run commits": list(dict.fromkeys(run["commit"] for run in runs if run["commit"])),
         "seed": papermill.get("parameters", {}).get("seed", content["seed"]),
         "seconds": papermill.get("duration"),
-        # A notebook whose training runs come from the cache is quick; its claims, if it has any, know what they took.
+        # A notebook whose training runs are stored is quick; the runs, or else its claims, know what they took.
         "computing": max([papermill.get("duration") or 0, *took]) if took else None,
         "stale": source.exists() and _sources(json.loads(source.read_text())) != _sources(notebook),
         **content["provenance"],
@@ -238,7 +243,7 @@ def status(root: Path, staged: Path) -> str:
     for name in sorted(path.stem for path in (root / "notebooks").glob("*.ipynb")):
         for profile in ("paper", "smoke"):
             if not (root / "results" / profile / f"{name}.ipynb").exists():
-                rows.append([f"[{name}](notebooks/{name}.ipynb)", profile, "not executed", *[""] * 5])
+                rows.append([f"[{name}](notebooks/{name}.ipynb)", profile, "not executed", *[""] * 6])
                 continue
             run = run_record(root, name, profile)
             versions[", ".join(f"{k} {v}" for k, v in run.get("versions", {}).items())] += 1
@@ -253,11 +258,14 @@ def status(root: Path, staged: Path) -> str:
                     str(run["seed"]) if run["seed"] is not None else "",
                     run.get("device", "") + (f", {run['threads']} threads" if run.get("threads") else ""),
                     f"`{run['commit']}`" if run.get("commit") else "",
+                    f"{run['runs']} of {', '.join(f'`{commit}`' for commit in run['run commits'])}"
+                    if run["runs"]
+                    else "",
                 ]
             )
     if not rows:
         return "No notebook is in the book yet."
-    head = ["Notebook", "Profile", "Source", "Computing", "Execution", "Seed", "Device", "Commit"]
+    head = ["Notebook", "Profile", "Source", "Computing", "Execution", "Seed", "Device", "Commit", "Stored runs"]
     lines = [f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows]]
     used = [f"- {count} of the runs: {names}" for names, count in versions.most_common() if names]
     return ":::{div} wide\n" + "\n".join(lines) + "\n:::\n\nVersions:\n\n" + "\n".join(used) + "\n"
