@@ -96,9 +96,18 @@ def _verdict_cell(entry: dict[str, Any]) -> str:
     if entry["verdict"] in ("partly", "not reproduced") and entry["cases"]:
         failing = [name for name, holds in entry["cases"].items() if not holds]
         parts.append(f'<p class="cases">fails: {html.escape(", ".join(failing))}</p>')
+    if nearest := claims.nearest(entry):
+        parts.append(f'<p class="cases">{_margin(*nearest)}</p>')
     if entry.get("assumed"):
         parts.append(f"<details><summary>assumed</summary>{html.escape(entry['assumed'])}</details>")
     return "".join(parts)
+
+
+def _margin(name: str, margin: dict[str, Any]) -> str:
+    """The case of a claim that is nearest to its threshold, in words."""
+    value, bound, distance = (_number(float(f"{margin[key]:.3g}")) for key in ("value", "bound", "distance"))
+    text = f"nearest: {html.escape(name)}, {value} {html.escape(margin['relation'])} {bound}, distance {distance}"
+    return text + (f" ({margin['note']})" if "note" in margin else "")
 
 
 def _links(root: Path, place: dict[str, Any], known: dict[str, Label]) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 from seplib import activations, approximation, compression, expansions, interpolation, metrics, univariate
 from seplib.activations import Activation
 from seplib.approximation import Certificate
-from seplib.claims import Comparison, all_of, at_most, below
+from seplib.claims import Comparison, above, all_of, at_most, below
 from seplib.expansions import FORMS, Interval, Model
 from seplib.factors import FactorMLP
 from seplib.profiles.approximation import RateSettings

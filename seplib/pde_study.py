@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from seplib.claims import Comparison, at_most
+from seplib.claims import Comparison, at_most, below
 from seplib.pde_runs import EQUATIONS, METHODS, PdeRun, chosen, final, fit_equation, loss, network
 from seplib.profiles.equations import EquationSettings
 from seplib.training import descend

@@ -419,6 +419,9 @@ def test_scorecard_shows_every_claim_with_verdict_and_evidence(sample):
     assert badges["table-3"] == ["not reproduced", "not reproduced"]
     assert badges["thm-2"] == ["not run yet", "not re-run"]
     assert "fails: Peppers<" in rows["fig-3-image"], "only the failing cases are named"
+    assert "nearest: all, 3.10·10<sup>−16</sup> &lt;= 1.00·10<sup>−10</sup>, distance 1.000<" in rows["lem-2"]
+    near = "nearest: signs, −0.4 &gt; 0, distance −0.0921 (within one spread of its threshold)<"
+    assert near in rows["table-3"] and "nearest" not in rows["fig-3-image"], "bare cases have no distance"
     assert "25.43" in rows["fig-3-image"] and "± 0.08" in rows["fig-3-image"] and "26.48" in rows["fig-3-image"]
     assert "<summary>7 numbers</summary>" in rows["table-3"]
     assert f"notebooks/{NAME}.html" in rows["fig-3-image"]
