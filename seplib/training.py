@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from seplib import checkpoints
+from seplib.checkpoints import Checkpoint
 from seplib.streaming import FullResidual, Preconditioning, StreamedResidual
 
 
@@ -177,16 +177,15 @@ def descend(
         checkpoint_every: see there.
 
     Raises:
-        ValueError: nothing to do; a checkpoint of another run, see :func:`seplib.checkpoints.resume`.
+        ValueError: nothing to do; a checkpoint of another run, see :meth:`seplib.checkpoints.Checkpoint.resume`.
         FloatingPointError: the loss became NaN or infinite.
     """
     if iterations < 1 or checkpoint_every < 1:
         raise ValueError(f"iterations and checkpoint_every must be at least 1, got {iterations}, {checkpoint_every}")
     history, start = History(), 0
-    if checkpoint is not None:
-        found = checkpoints.resume(Path(checkpoint), step, model, optimizer, preconditioner, iterations)
-        if found is not None:
-            history, start = History(**found), len(found["loss"]) - 1
+    saved = None if checkpoint is None else Checkpoint(Path(checkpoint), step, model, optimizer, preconditioner)
+    if saved and (found := saved.resume(iterations)):
+        history, start = History(**found), len(found["loss"]) - 1
     elapsed = history.seconds[-1] if history.seconds else 0.0
     # A resumed run has already recorded the entry of its first iteration.
     for iteration in tqdm(range(start, iterations + 1), initial=start, total=iterations + 1, disable=None, leave=False):
@@ -209,8 +208,8 @@ def descend(
                 for name, value in (callback(state) or {}).items():
                     history.metrics.setdefault(name, []).append(float(value))
             began += time.perf_counter() - paused
-            if checkpoint is not None and not last and iteration > start and iteration % checkpoint_every == 0:
-                checkpoints.save(Path(checkpoint), step, model, optimizer, preconditioner, vars(history))
+            if saved and not last and iteration > start and iteration % checkpoint_every == 0:
+                saved.save(vars(history))
         if last:
             break
         optimizer.zero_grad(set_to_none=True)
