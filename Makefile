@@ -11,6 +11,10 @@ SHELL := /bin/bash
 export PYTHONPATH := $(CURDIR)
 export TQDM_DISABLE := 1
 export PYTHONUTF8 := 1
+# Snakemake, IPython and matplotlib keep files at home.
+ifeq ($(shell test -n "$$HOME" && mkdir -p "$$HOME/.cache" 2>/dev/null && test -w "$$HOME/.cache" && echo yes),)
+export HOME := $(CURDIR)/.cache
+endif
 BIN := .venv/bin
 READY := .venv/.ready
 

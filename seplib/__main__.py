@@ -23,9 +23,10 @@ def run(
     profile: Annotated[str, typer.Option(help=f"One of {', '.join(profiles.NAMES)}.")] = "smoke",
     device: Annotated[str, typer.Option(help=f"One of {profiles.DEVICES}.")] = "auto",
     parameter: Annotated[list[str] | None, typer.Option("--parameter", "-p", help="NAME=VALUE, as in seed=3.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
 ) -> None:
     """Execute one notebook; its results go to results/PROFILE/."""
+    _positive(threads=threads)
     path = runner.execute(notebook, profile, device, runner.parsed(parameter or []), threads)
     typer.echo(path.relative_to(Path.cwd().resolve()))
 
@@ -71,16 +72,19 @@ def audit(
 @app.command()
 def fit(
     data: Annotated[
-        Path, typer.Argument(help=f"Image; array with two or three axes, .npy; or mesh, {', '.join(meshes.MESHES)}.")
+        Path,
+        typer.Argument(
+            help=f"Image; array with two or three axes, .npy; or mesh, {', '.join(meshes.MESHES)}.", readable=False
+        ),
     ],
     method: Annotated[str, typer.Option(help=f"One of {', '.join(pictures.METHODS)}.")] = "seppgd",
     inpaint: Annotated[
-        Path | None, typer.Option(help="Image of the same size, bright where pixels are missing.")
+        Path | None, typer.Option(help="Image of the same size, bright where pixels are missing.", readable=False)
     ] = None,
     output: Annotated[Path, typer.Option(help="Folder for the results.")] = Path(),
-    iterations: Annotated[int | None, typer.Option(min=1, help="Number of updates; 1300, in 3-D 1000.")] = None,
-    rank: Annotated[int | None, typer.Option(min=1, help="R; 500, in 3-D 200.")] = None,
-    width: Annotated[int | None, typer.Option(min=1, help="W; 500, in 3-D 256.")] = None,
+    iterations: Annotated[int | None, typer.Option(help="Number of updates; 1300, in 3-D 1000.")] = None,
+    rank: Annotated[int | None, typer.Option(help="R; 500, in 3-D 200.")] = None,
+    width: Annotated[int | None, typer.Option(help="W; 500, in 3-D 256.")] = None,
     k: Annotated[int | None, typer.Option(help="Modulated eigenvalues; 70, in 3-D 20, or the shortest side.")] = None,
     resolution: Annotated[int, typer.Option(help="Of a mesh: voxels along its longest side.")] = 256,
     seed: Annotated[int, typer.Option(help="Of the initial weights.")] = 0,
@@ -89,6 +93,7 @@ def fit(
     """Fit an image or a volume of your own; writes NAME-fit with .png or .npy and .ply, and the network as .npz."""
     if inpaint and solids.is_volume(data):
         raise ValueError(f"only an image can be inpainted, got {data}")
+    _positive(iterations=iterations, rank=rank, width=width)
     target = profiles.resolve_device(device)
     profiles.check_seed(seed)
     own = solids.read(data, resolution) if solids.is_volume(data) else None
@@ -109,6 +114,12 @@ def fit(
         quality = f"PSNR {fitted.psnr:.2f} dB{' on the known pixels' if inpaint else ''}"
     typer.echo(f"{quality}, {fitted.seconds:.0f} s")
     typer.echo("\n".join(map(str, paths)))
+
+
+def _positive(**options: int | None) -> None:
+    for name, value in options.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
 
 
 def main() -> None:

@@ -54,84 +54,118 @@ def write_atomic(path: Path, data: bytes) -> None:
             os.close(folder)
 
 
-def save(path: Path, step: Any, model: torch.nn.Module, optimizer, preconditioner, history: dict[str, Any]) -> None:
-    """Write the checkpoint of a run (Sec. A.12).
+class Checkpoint:
+    """The file that a run is saved to and taken up from, made before the first update: it knows where the run began (Sec. A.12).
 
     Args:
         path: of the file.
         step: the loss, whose data the run belongs to, see :class:`seplib.training.Step`.
-        model: the network.
+        model: the network, with the weights that the run begins with.
         optimizer: of its parameters.
         preconditioner: None, or with a state if it has one.
-        history: lists of numbers by name, "loss" and "seconds" with one entry more than updates were made.
-
-    Raises:
-        OSError: as :func:`write_atomic`.
     """
-    state = {
-        "run": _run(model, optimizer, preconditioner),
-        "data": _sample(step),
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "preconditioner": _state(preconditioner),
-        "history": history,
-    }
-    body = packed(state)
-    write_atomic(path, _MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
 
+    def __init__(self, path: Path, step: Any, model: torch.nn.Module, optimizer: Any, preconditioner: Any):
+        self.path, self.model, self.optimizer, self.preconditioner = path, model, optimizer, preconditioner
+        axes = [step.axes] if isinstance(step.axes, Tensor) else list(step.axes)
+        mask = getattr(step, "mask", None)
+        self._settings = _settings(model, optimizer, preconditioner)
+        self._samples = {
+            "data": _sample([step.target, *axes, *([] if mask is None else [mask])]),
+            "initial weights": _sample(list(model.parameters())),
+        }
 
-def resume(
-    path: Path, step: Any, model: torch.nn.Module, optimizer, preconditioner, iterations: int
-) -> dict[str, Any] | None:
-    """Take up a run where its checkpoint left it, all of it or nothing (Sec. A.12).
+    def save(self, history: dict[str, Any]) -> None:
+        """Write the state of the run and its history, lists of numbers by name (Sec. A.12).
 
-    A file that is damaged is kept beside, as ``NAME.damaged``; a warning says so, and the run starts over.
+        Raises:
+            OSError: as :func:`write_atomic`.
+        """
+        state = {
+            "settings": self._settings,
+            "samples": self._samples,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "preconditioner": self._state(),
+            "history": history,
+        }
+        body = packed(state)
+        write_atomic(self.path, _MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
 
-    Args:
-        path: of the file, which need not be there.
-        step: as for :func:`save`, as are the next three.
-        model: its state is set.
-        optimizer: likewise.
-        preconditioner: likewise.
-        iterations: that the run is to make in all.
+    def resume(self, iterations: int) -> dict[str, Any] | None:
+        """Set network, optimizer and preconditioner to where the run was left, all of it or nothing (Sec. A.12).
 
-    Returns:
-        The history so far; None to start at the beginning.
+        A file that is damaged is kept beside, as ``NAME.damaged``; a warning says so, and the run starts over.
 
-    Raises:
-        ValueError: no regular file; the checkpoint of another run, or of one with more updates. It is left as it is.
-        OSError: the file cannot be read.
-    """
-    if not os.path.lexists(path):
-        return None
-    if not path.is_file():
-        raise ValueError(f"checkpoint {path} is not a regular file")
-    data = path.read_bytes()
-    head, _, body = data.partition(b"\n")
-    if not head.startswith(_MAGIC):
-        return _start_over(path, "it does not begin as a checkpoint")
-    if head.removeprefix(_MAGIC).decode("latin-1") != hashlib.sha256(body).hexdigest():
-        return _start_over(path, "its checksum is wrong")
-    try:
-        state = unpacked(body)
-        run, data = dict(state["run"]), np.array(state["data"], dtype=float)
-        updates = _checked(state["history"])
-    except Exception as error:
-        return _start_over(path, f"{type(error).__name__}: {error}")
-    _check_run(path, run, _run(model, optimizer, preconditioner))
-    ours = np.array(_sample(step))
-    # Computed data differ in their last bits between machines.
-    if data.shape != ours.shape or not np.allclose(data, ours, rtol=1e-3, atol=1e-6):
-        raise ValueError(f"checkpoint {path} belongs to a run with other data; name another file, or delete it")
-    if updates > iterations:
-        raise ValueError(f"checkpoint {path} holds {updates} updates, more than the {iterations} asked for")
-    before = copy.deepcopy((model.state_dict(), optimizer.state_dict(), _state(preconditioner)))
-    try:
-        _take(state["model"], state["optimizer"], state["preconditioner"], model, optimizer, preconditioner)
-    except Exception as error:
-        _take(*before, model, optimizer, preconditioner)
-        return _start_over(path, f"{type(error).__name__}: {str(error).splitlines()[0]}")
-    return state["history"]
+        Args:
+            iterations: that the run is to make in all.
+
+        Returns:
+            The history so far; None to start at the beginning.
+
+        Raises:
+            ValueError: no regular file; the checkpoint of another run, or of one with more updates. It is left as it is.
+            OSError: the file cannot be read.
+        """
+        if not os.path.lexists(self.path):
+            return None
+        if not self.path.is_file():
+            raise ValueError(f"checkpoint {self.path} is not a regular file")
+        head, _, body = self.path.read_bytes().partition(b"\n")
+        if not head.startswith(_MAGIC):
+            return self._start_over("it does not begin as a checkpoint")
+        if head.removeprefix(_MAGIC).decode("latin-1") != hashlib.sha256(body).hexdigest():
+            return self._start_over("its checksum is wrong")
+        try:
+            state = unpacked(body)
+            settings = dict(state["settings"])
+            samples = {what: np.array(state["samples"][what], dtype=float) for what in self._samples}
+            updates = _updates(state["history"])
+        except Exception as error:  # intact, but not what is written here
+            return self._start_over(f"{type(error).__name__}: {error}")
+        self._check_run(settings, samples)
+        if updates > iterations:
+            raise ValueError(f"checkpoint {self.path} holds {updates} updates, more than the {iterations} asked for")
+        before = copy.deepcopy((self.model.state_dict(), self.optimizer.state_dict(), self._state()))
+        try:
+            self._take(state["model"], state["optimizer"], state["preconditioner"])
+        except Exception as error:
+            self._take(*before)
+            return self._start_over(f"{type(error).__name__}: {str(error).splitlines()[0]}")
+        return state["history"]
+
+    def _state(self) -> dict:
+        return getattr(self.preconditioner, "state_dict", dict)()
+
+    def _take(self, weights: dict, descent: dict, state: dict) -> None:
+        self.model.load_state_dict(weights)
+        self.optimizer.load_state_dict(descent)
+        for parameter, moments in self.optimizer.state.items():
+            for name, moment in moments.items():
+                shape, wanted = tuple(getattr(moment, "shape", ())), tuple(parameter.shape)
+                if len(shape) > len(wanted) or any(n not in (1, m) for n, m in zip(shape[::-1], wanted[::-1])):
+                    raise ValueError(f"the optimizer's {name} has the shape {shape}, its parameter {wanted}")
+        if hasattr(self.preconditioner, "load_state_dict"):
+            self.preconditioner.load_state_dict(state)
+
+    def _check_run(self, settings: dict[str, str], samples: dict[str, np.ndarray]) -> None:
+        refused = f"checkpoint {self.path} belongs to another run: its"
+        for name in [*self._settings, *settings]:
+            found, wanted = (side.get(name, "missing") for side in (settings, self._settings))
+            if found != wanted:
+                raise ValueError(f"{refused} {name} is {found}, not {wanted}; name another file, or delete it")
+        for what, found in samples.items():
+            ours = np.array(self._samples[what])
+            # What is computed differs in its last bits between machines.
+            if found.shape != ours.shape or not np.allclose(found, ours, rtol=1e-3, atol=1e-6):
+                raise ValueError(f"{refused} {what} are others; name another file, or delete it")
+
+    def _start_over(self, reason: str) -> None:
+        aside = self.path.with_name(f"{self.path.name}.damaged")
+        self.path.replace(aside)
+        warnings.warn(
+            f"checkpoint {self.path} is damaged ({reason}); kept as {aside.name}, starting over", stacklevel=4
+        )
 
 
 def packed(tree: Any) -> bytes:
@@ -179,17 +213,7 @@ def unpacked(data: bytes) -> Any:
         return grown(tree)
 
 
-def _start_over(path: Path, reason: str) -> None:
-    aside = path.with_name(f"{path.name}.damaged")
-    path.replace(aside)
-    warnings.warn(f"checkpoint {path} is damaged ({reason}); kept as {aside.name}, starting over", stacklevel=4)
-
-
-def _state(preconditioner: Any) -> dict:
-    return getattr(preconditioner, "state_dict", dict)()
-
-
-def _run(model: torch.nn.Module, optimizer, preconditioner) -> dict[str, str]:
+def _settings(model: torch.nn.Module, optimizer: Any, preconditioner: Any) -> dict[str, str]:
     """What tells one run from another, in words."""
     found = {name: f"{tuple(p.shape)} {p.dtype}".replace("torch.", "") for name, p in model.state_dict().items()}
     found |= {"optimizer": type(optimizer).__name__, "preconditioner": type(preconditioner).__name__}
@@ -198,29 +222,17 @@ def _run(model: torch.nn.Module, optimizer, preconditioner) -> dict[str, str]:
     return found | {name: repr(value) for name, value in settings.items() if value is not None}
 
 
-def _check_run(path: Path, theirs: dict[str, str], ours: dict[str, str]) -> None:
-    for name in [*ours, *theirs]:
-        if ours.get(name) != theirs.get(name):
-            found, wanted = (side.get(name, "missing") for side in (theirs, ours))
-            raise ValueError(
-                f"checkpoint {path} belongs to another run: its {name} is {found}, not {wanted}; "
-                "name another file, or delete it"
-            )
-
-
-def _sample(step: Any) -> list[float]:
-    """Some numbers of the data, enough to tell them from others."""
-    axes = [step.axes] if isinstance(step.axes, Tensor) else list(step.axes)
-    mask = getattr(step, "mask", None)
+def _sample(tensors: list[Tensor]) -> list[float]:
+    """Some numbers of each tensor, enough to tell it from another."""
     found: list[float] = []
-    for tensor in (step.target, *axes, *([] if mask is None else [mask])):
+    for tensor in tensors:
         found.append(float(tensor.numel()))
         if not tensor.is_meta:
             found += tensor.detach().flatten()[:: tensor.numel() // _SAMPLED + 1].double().tolist()
     return found
 
 
-def _checked(history: dict[str, Any]) -> int:
+def _updates(history: dict[str, Any]) -> int:
     """Number of updates that a history belongs to."""
     loss, seconds, metrics = history["loss"], history["seconds"], history["metrics"]
     if not loss or len(loss) != len(seconds) or any(len(entry) != len(loss[0]) for entry in loss):
@@ -231,15 +243,3 @@ def _checked(history: dict[str, Any]) -> int:
         if not isinstance(name, str) or not all(isinstance(value, float) for value in values):
             raise ValueError(f"its metric {name!r} is not one of numbers")
     return len(loss) - 1
-
-
-def _take(weights: dict, descent: dict, state: dict, model: torch.nn.Module, optimizer, preconditioner) -> None:
-    model.load_state_dict(weights)
-    optimizer.load_state_dict(descent)
-    for parameter, moments in optimizer.state.items():
-        for name, moment in moments.items():
-            shape, wanted = tuple(getattr(moment, "shape", ())), tuple(parameter.shape)
-            if len(shape) > len(wanted) or any(n not in (1, m) for n, m in zip(shape[::-1], wanted[::-1])):
-                raise ValueError(f"the optimizer's {name} has the shape {shape}, its parameter {wanted}")
-    if hasattr(preconditioner, "load_state_dict"):
-        preconditioner.load_state_dict(state)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from seplib import checkpoints, clock
+from seplib import clock
+from seplib.checkpoints import Checkpoint
 from seplib.streaming import FullResidual, Preconditioning, StreamedResidual
 
 # Updates whose losses a GPU keeps until the host asks: asking is waiting, and meanwhile the GPU runs out of work.
@@ -190,16 +191,15 @@ def descend(
     first loss that is not finite; the model has then been updated beyond it, and callbacks may have seen it so.
 
     Raises:
-        ValueError: nothing to do; a checkpoint of another run, see :func:`seplib.checkpoints.resume`.
+        ValueError: nothing to do; a checkpoint of another run, see :meth:`seplib.checkpoints.Checkpoint.resume`.
         FloatingPointError: the loss became NaN or infinite.
     """
     if iterations < 1 or checkpoint_every < 1:
         raise ValueError(f"iterations and checkpoint_every must be at least 1, got {iterations}, {checkpoint_every}")
     history, start = History(), 0
-    if checkpoint is not None:
-        found = checkpoints.resume(Path(checkpoint), step, model, optimizer, preconditioner, iterations)
-        if found is not None:
-            history, start = History(**found), len(found["loss"]) - 1
+    saved = None if checkpoint is None else Checkpoint(Path(checkpoint), step, model, optimizer, preconditioner)
+    if saved and (found := saved.resume(iterations)):
+        history, start = History(**found), len(found["loss"]) - 1
     recorded = len(history.loss)  # a resumed run has already recorded the entry of its first iteration
     recorder = _Recorder(history, step.target.device)
     try:
@@ -210,8 +210,8 @@ def descend(
             with torch.set_grad_enabled(not last):
                 step.forward()
             if iteration >= recorded:
-                due = checkpoint is not None and not last and iteration > start and iteration % checkpoint_every == 0
-                recorder.record(step.loss(), fetch=last or due)
+                due = saved and not last and iteration > start and iteration % checkpoint_every == 0
+                recorder.record(step.loss(), fetch=bool(last or due))
                 state = State(
                     iteration,
                     model,
@@ -226,7 +226,7 @@ def descend(
                     for name, value in (callback(state) or {}).items():
                         history.metrics.setdefault(name, []).append(float(value))
                 if due:
-                    checkpoints.save(Path(checkpoint), step, model, optimizer, preconditioner, vars(history))
+                    saved.save(vars(history))
                 recorder.go_on()
             if last:
                 break

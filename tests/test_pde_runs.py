@@ -107,12 +107,12 @@ KILLED = """
 import dataclasses, os, signal, sys, torch
 sys.path.insert(0, {tests!r})
 from test_pde_runs import *
-from seplib import checkpoints
-real = checkpoints.save
+from seplib.checkpoints import Checkpoint
+real = Checkpoint.save
 def save(*arguments):
     real(*arguments)
     os.kill(os.getpid(), signal.SIGKILL)
-checkpoints.save = save
+Checkpoint.save = save
 pde_runs.fit_equation(dataclasses.replace(LONG, method={method!r}), 0, CPU)
 """
 LONG = pde_runs.case(SETTINGS, "Klein-Gordon", OURS, **CHOICE, iterations=150)

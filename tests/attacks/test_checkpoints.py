@@ -36,13 +36,15 @@ def run(make_cp, tmp_path):
     start, axes = make_cp((6, 5))
     target = torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(5))
 
-    def train(method="SepPGD", stop=None, iterations=9, lr=1e-2, data=target, path=tmp_path / "run.pt"):
+    def train(method="SepPGD", stop=None, iterations=9, lr=1e-2, data=target, factor=1.0, path=tmp_path / "run.pt"):
         def callback(state):
             if state.iteration == stop:
                 raise Stop
             return {"twice": 2.0 * state.iteration}
 
         model = copy.deepcopy(start)
+        with torch.no_grad():
+            next(model.parameters()).mul_(factor)
         optimizer = torch.optim.Adam(model.parameters(), lr)
         history = fit(
             model, axes, data, optimizer, METHODS[method](model, axes), iterations, [callback],
@@ -177,7 +179,8 @@ def test_every_state_survives_being_taken_back(method, run, tmp_path):
 OTHERS = {
     "other settings": (dict(lr=1e-3), "belongs to another run: its lr is 0.01, not 0.001; name another file, or delete it"),
     "another method": (dict(method="MSK"), "belongs to another run: its preconditioner is SepPGD, not MSK; name another file, or delete it"),
-    "other data": (dict(data=torch.ones(2, 6, 5)), "belongs to a run with other data; name another file, or delete it"),
+    "other data": (dict(data=torch.ones(2, 6, 5)), "belongs to another run: its data are others; name another file, or delete it"),
+    "another seed": (dict(factor=-1.0), "belongs to another run: its initial weights are others; name another file, or delete it"),
     "fewer updates": (dict(iterations=2), "holds 3 updates, more than the 2 asked for"),
 }  # fmt: skip
 
