@@ -154,6 +154,7 @@ def comparison(pictures: dict[str, np.ndarray], zooms: Sequence[tuple[int, int]]
         main = figure.add_subplot(grid[0, column * share : (column + 1) * share])
         main.imshow(pixels, interpolation="antialiased")
         main.set_title(title)
+        main.spines[:].set_visible(False)
         parts = [main]
         for index, (top, left) in enumerate(zooms):
             box = dict(fill=False, edgecolor=colours[index], linewidth=1.5)

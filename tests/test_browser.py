@@ -200,6 +200,33 @@ def test_formulas_have_room(fault, widths, survey):
     assert {name: seen[fault] for (name, theme), seen in survey.items() if theme in widths and seen[fault]} == {}
 
 
+def test_print_cuts_nothing(chromium, address, book):
+    reader = Reader(chromium, 720, "light")  # A4 between its margins
+    reader.page.emulate_media(media="print")
+    cut = """() => [...document.querySelectorAll('article pre, article mjx-container[display=true], article .cell_output')].filter(
+        e => e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflowX !== 'visible').map(e => e.textContent.slice(0, 40))"""
+    found = {}
+    for name in ("index", "ntk", "ntk-training", "notebooks/kernel_ridge", "notebooks/image_sensitivity"):
+        page = reader.open(f"{address}/{name}.html")
+        found |= {name: page.evaluate(cut)} if page.evaluate(cut) else {}
+        wide = "[...document.querySelectorAll('article pre')].filter(e => e.scrollWidth > e.clientWidth + 1).length"
+        assert page.evaluate(wide) == 0, "lines of code wrap"
+    reader.context.close()
+    assert found == {}
+
+
+def test_figures_stay_legible_on_a_phone(read, address):
+    page = read(f"{address}/notebooks/kernel_ridge.html", width=390)
+    figure = page.locator("#fig-krr-time")
+    assert figure.locator("img").bounding_box()["width"] >= 500, "9 points are more than 9 pixels"
+    assert figure.evaluate("e => getComputedStyle(e).overflowX") == "auto"
+    caption = figure.locator("figcaption")
+    before = caption.bounding_box()
+    figure.evaluate("e => e.scrollTo(150, 0)")
+    assert figure.evaluate("e => e.scrollLeft") == 150
+    assert abs(caption.bounding_box()["x"] - before["x"]) < 1 and before["width"] < 390
+
+
 def test_no_page_is_wider_than_a_phone(survey):
     assert {name: seen["wide"] for (name, theme), seen in survey.items() if theme == "light" and seen["wide"] > 0} == {}
 

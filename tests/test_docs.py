@@ -5,6 +5,7 @@ import importlib
 import inspect
 import re
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,43 @@ def test_the_parser_of_citations():
     expected = "eq-8 eq-1 eq-3 sec-a-12 sec-2 sec-5 fig-1 fig-3 fig-7 fig-9 table-5 table-2 table-3 sec-a-1-4 thm-2"
     assert cited(text) == set(expected.split())
     assert cited("Shapes (3) of an equation 4, section 2") == set()
+
+
+@pytest.mark.parametrize(
+    "text, shown",
+    [
+        ("-0.44", ("−0.44", "")),
+        ("+1.54", ("+1.54", "")),
+        ("3e-16", ("3", "−16")),
+        ("-1.2e+05", ("−1.2", "5")),
+        ("nan", ("–", "")),
+        ("w0 = -40", ("w0 = -40", "")),
+    ],
+)
+def test_numbers_of_a_run_are_set_as_numbers(text, shown):
+    assert paper._typeset(text) == shown
+
+
+def test_cells_of_a_table_are_set_as_numbers():
+    row = '<tr><th>a-1</th><td class="x-2" >-0.50</td><td >1.5e-07</td><td>nan</td><td>a-b</td></tr>'
+    node = paper.nodes.raw("", row, format="html")
+    document = paper.nodes.section("", node)
+    app = types.SimpleNamespace(env=types.SimpleNamespace(get_domain=lambda _: types.SimpleNamespace(equations={})))
+    paper.print_numbers(app, document, "page")
+    assert node.astext() == (
+        '<tr><th>a-1</th><td class="x-2" >−0.50</td><td >1.5·10<sup>−7</sup></td><td>–</td><td>a-b</td></tr>'
+    )
+
+
+def test_everything_that_has_a_claim_or_a_label_has_a_place():
+    known, places = sources(), pages.evidence(ROOT)
+    lost = [
+        key
+        for key, (_, *ids) in pages.anchor_list(ROOT).items()
+        if key not in known
+        and not any(places[id]["cell" if key.startswith(("fig", "table")) else "chapter"] for id in ids)
+    ]
+    assert lost == []
 
 
 def test_anchor_list_is_complete():
