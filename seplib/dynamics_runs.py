@@ -56,7 +56,7 @@ def decay(settings: NtkTrainingSettings, seed: int, device: torch.device) -> lis
     return [dynamics.ModeDecay(*(torch.from_numpy(array) for array in run)) for run in runs]
 
 
-@stored("mode decay", tolerance=1e-2)
+@stored("mode decay", tolerance=1e-2, load=tuple)
 def _decay(*, side, activation, omega, size, modes, amplitude, fraction, seed, device) -> tuple[np.ndarray, ...]:
     axes, X = (part for part in square(side, device))
     shape = dict(activation=activation, omega=omega, seed=seed, device=device)

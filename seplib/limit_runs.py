@@ -39,7 +39,7 @@ def seed_differences(
     return np.stack(to_limit, 1), np.stack(adjacent, 1)
 
 
-@stored("seed difference", tolerance=1e-6)
+@stored("seed difference", tolerance=1e-6, load=tuple)
 def _seed_difference(*, width, rank, side, activation, seeds, seed, device) -> tuple[np.ndarray, np.ndarray]:
     _, X = square(side, device)
     shape = dict(activation=activation, dtype=X.dtype, device=device)
@@ -104,7 +104,7 @@ def random_entries(settings: NtkLimitsSettings, seed: int, device: torch.device)
 TEST_POINTS = ((-0.8, 0.3), (0.1, -0.6), (0.7, 0.9))
 
 
-@stored("random kernel entries", tolerance=1e-6)
+@stored("random kernel entries", tolerance=1e-6, load=tuple)
 def _random_entries(*, width, activation, rank, samples, seed, device) -> tuple[np.ndarray, np.ndarray]:
     X = torch.tensor(TEST_POINTS, dtype=torch.float64, device=device)
     wide = torch.cat(list(kernels(width, rank, X, samples, activation, seed)))

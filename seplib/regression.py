@@ -165,7 +165,7 @@ def ridge_clock(settings: RidgeSettings, seed: int, device: torch.device) -> dic
     return _time_ridge(settings=choices(settings, ("seeds",)), seed=seed, device=device)
 
 
-@stored("ridge clock", tolerance=None)
+@stored("ridge clock", tolerance=None, load=lambda found: {method: tuple(pair) for method, pair in found.items()})
 def _time_ridge(*, settings: dict, seed: int, device: torch.device) -> dict[str, tuple[float, float]]:
     settings = RidgeSettings(**settings, seeds=1)
     data, runs = ridge_data(settings, seed, device), {}

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from outputs import output
 
 from seplib import denoising, metrics, profiles, targets
 from seplib.runs import ImageRun
@@ -12,7 +13,7 @@ from seplib.training import History
 
 
 def run_with(training: list[float], judged: list[float]) -> ImageRun:
-    return ImageRun(History(metrics={"judged": judged}), np.zeros(0), np.array(training), {})
+    return ImageRun(History(metrics={"judged": judged}), np.zeros(0), np.array(training))
 
 
 def test_training_stops_where_the_error_has_the_noise_s_size():
@@ -47,10 +48,10 @@ def test_noisy_runs_are_judged_by_the_clean_image():
     clean, observed = stripes(0.1)[0], targets.noisy(stripes(0.1)[0], 0.3, 0)
     found = denoising.runs(clean, dataclasses.replace(study, run=run, noises=(0.3,)), 0, torch.device("cpu"))
     assert list(found) == [(0.3, "SepNN"), (0.3, "SepPGD")]
-    for one in found.values():
-        output = torch.from_numpy(one.image)
-        assert one.history.metrics["judged"][-1] == pytest.approx(metrics.psnr(output, clean), abs=1e-3)
-        assert one.psnr[-1] == pytest.approx(metrics.psnr(output, observed), abs=1e-3)
+    for (_, method), one in found.items():
+        last = output(observed, method, run, 0)
+        assert one.history.metrics["judged"][-1] == pytest.approx(metrics.psnr(last, clean), abs=1e-3)
+        assert one.psnr[-1] == pytest.approx(metrics.psnr(last, observed), abs=1e-3)
 
 
 def test_the_table_of_noise_has_every_run_and_the_noisy_image():

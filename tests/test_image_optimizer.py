@@ -67,7 +67,7 @@ def test_a_restarted_run_that_is_cut_ends_with_the_same_numbers(small, images, t
     with pytest.raises(KeyboardInterrupt):
         fit_image(images[0].values, "SepNN", settings, 0, CPU)
     monkeypatch.setattr(runs, "_restart", restart)
-    assert list((tmp_path / "checkpoints").iterdir())
+    assert list((tmp_path / "unfinished").iterdir())
     assert np.array_equal(fit_image(images[0].values, "SepNN", settings, 0, CPU).psnr, whole.psnr)
 
 
@@ -139,7 +139,7 @@ def test_the_table_of_renewals_has_what_follows_them():
     psnr = np.linspace(10, 20, 61)
     psnr[23] = 11.0  # within ten updates behind the renewal at 20
     psnr[55] = 2.0  # not within ten behind 40
-    run = runs.ImageRun(training.History(), np.zeros(0), psnr, {})
+    run = runs.ImageRun(training.History(), np.zeros(0), psnr)
     table = image_optimizer.renewal_table({20: run, 60: run}).set_index("period")
     assert table.preconditioners.tolist() == [3, 1] and np.isnan(table.fall[60])
     assert table.fall[20] == pytest.approx(psnr[20] - 11.0) and table.best[20] == 20

@@ -98,9 +98,9 @@ def test_a_finished_run_is_read_from_the_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("SEPLIB_CACHE", str(tmp_path))
     case = pde_runs.case(SETTINGS, "Helmholtz", PLAIN, **CHOICE)
     first = pde_runs.fit_equation(case, 0, CPU)
-    monkeypatch.setattr(pde_runs, "_train", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr(store, "_compute", lambda *_: pytest.fail("computed again"))
     assert np.array_equal(pde_runs.fit_equation(case, 0, CPU).errors, first.errors)
-    assert not list(tmp_path.glob("checkpoints/*"))
+    assert not list(tmp_path.glob("unfinished/*"))
 
 
 KILLED = """
@@ -125,7 +125,7 @@ def test_a_killed_run_ends_with_the_same_numbers(method, tmp_path, monkeypatch, 
     monkeypatch.setenv("SEPLIB_CACHE", str(tmp_path))
     code = KILLED.format(tests=str(request.path.parent), method=method)
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == -9
-    assert len(list(tmp_path.glob("checkpoints/*.pt"))) == 1
+    assert len(list(tmp_path.glob("unfinished/*.pt"))) == 1
     again = pde_runs.fit_equation(case, 0, CPU)
     assert np.array_equal(again.errors, whole.errors) and np.array_equal(again.solution, whole.solution)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from outputs import output
 
 from seplib import claims, ntk, profiles, sensitivity, sensitivity_tables, setups, targets
 from seplib.runs import fit_image
@@ -59,8 +60,8 @@ def test_cells_of_a_study_share_runs_and_noise_is_judged_by_the_clean_image(monk
     assert plain.spread.iloc[0] == pytest.approx(abs(head[0] - head[1]) / 2**0.5)
     assert frame[frame.table == "table-7"].spread.isna().all()
     noisy = frame[frame.table == "table-7"].iloc[0]
-    fitted = fit_image(targets.noisy(values, 0.3, 0), "SepNN", run, 0, CPU)
-    judged = -10 * ((torch.from_numpy(fitted.image) - values).double().square().mean()).log10().item()
+    fitted = output(targets.noisy(values, 0.3, 0), "SepNN", run, 0)
+    judged = -10 * ((fitted - values).double().square().mean()).log10().item()
     assert abs(noisy.PSNR - judged) < 1e-4
 
 

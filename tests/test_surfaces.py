@@ -81,7 +81,7 @@ def test_a_stored_volume_is_found_and_a_damaged_one_made_anew(tmp_path, monkeypa
         patch.setattr(volumes, "voxelise", lambda *_, **__: pytest.fail("computed again"))
         assert torch.equal(targets.surface("stanford-dragon", (12, 16, 11)).values, whole)
     whole_file = stored.read_bytes()
-    for damaged in (whole_file[:-100], whole_file.replace(b"solid", b"Solid", 1), b""):
+    for damaged in (whole_file[:-100], whole_file[:90] + bytes([whole_file[90] ^ 1]) + whole_file[91:], b""):
         stored.write_bytes(damaged)
         with pytest.warns(UserWarning, match=f"{stored} is damaged: .*; it is computed again"):
             assert torch.equal(targets.surface("stanford-dragon", (12, 16, 11)).values, whole)
