@@ -161,10 +161,15 @@ def test_times_and_cases():
     runs = {("Helmholtz", PINN): slow, ("Helmholtz", PLAIN): plain, ("Helmholtz", OURS): fast}
     assert pde_study.time_ratio(runs, seconds, "Helmholtz", pde_runs.final(plain.errors)) == pytest.approx(20 / 30)
     assert list(held(pde_study.cases(runs, seconds, "Helmholtz")).values()) == [True, True]
+    # 20, 20 and 20 seconds against 30, 30, 30; then one seed that needs 40, so ratios 2/3, 2/3, 4/3.
+    assert pde_study.ratio_spread(runs, seconds, "Helmholtz") == pytest.approx(0)
+    late = runs | {("Helmholtz", OURS): run([[9, 9, 9], [1, 1, 2], [1, 1, 1], [1, 1, 1]])}
+    assert pde_study.ratio_spread(late, seconds, "Helmholtz") == pytest.approx((4 / 27) ** 0.5)
+    assert pde_study.ratio_spread(runs | {("Helmholtz", OURS): slow}, seconds, "Helmholtz") is None, "never arrives"
     seconds["Helmholtz", OURS] = 2.5
     first, second = pde_study.cases(runs, seconds, "Helmholtz").values()
     assert not first and first.value == pytest.approx(25 / 30) and first.distance == pytest.approx(1 - 25 / 24)
-    assert second and second.value == pytest.approx(2 / 3)  # 4 after 300 seconds, or after 20
+    assert second and second.value == pytest.approx(10 / 100)  # 8 after 100 seconds, or after 10
     seconds["Helmholtz", PINN] = 0.4  # 8, 6 and 4 after 4, 8, 12 seconds; SPINN needs 10, 20, 20
     ratios = pde_study.time_ratios(slow, plain, (0.4, 1.0))
     assert sorted(ratios) == pytest.approx([20 / 12, 20 / 8, 10 / 4]) and pde_study.sooner(ratios) == 0

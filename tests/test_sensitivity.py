@@ -167,6 +167,21 @@ def test_criteria_of_table_2():
     assert held["SepPGD g1, k 60: gain of the paper's sign"]
 
 
+def test_the_spread_of_the_cells_with_several_seeds_stands_for_all():
+    rows = [("30", "SepNN", 25, 26), ("30", "SepPGD", 30, 30), ("40", "SepNN", 25, 26), ("40", "SepPGD", 32.45, 32)]
+    frame = table("table-3", rows)
+    frame["spread"] = [0.3, np.nan, 0.3, 0.4]  # of a gain: 0.5
+    cases = sensitivity_tables.cases("table-3", frame)
+    mean = cases["gains differ by at most 1.5 dB on average"]
+    assert mean.value == pytest.approx((1 + 1.45) / 2) and mean.spread == pytest.approx(0.5 / 2**0.5)
+    assert mean.within_spread and not cases["SepPGD, k 30: gain of the paper's sign"].within_spread
+    assert all(case.spread == pytest.approx(0.5) for name, case in cases.items() if "sign" in name)
+    assert (
+        sensitivity_tables.cases("table-3", table("table-3", rows))["SepPGD, k 30: gain of the paper's sign"].spread
+        is None
+    )
+
+
 def test_criteria_of_table_4():
     rows = [
         (p, row, psnr, psnr)
