@@ -20,8 +20,15 @@ def provenance(device: torch.device | str = "cpu") -> dict[str, Any]:
     device = torch.device(device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})"
     versions = {"python": platform.python_version()}
-    versions |= {package: importlib.metadata.version(package) for package in _PACKAGES}
+    versions |= {package: _version(package) for package in _PACKAGES}
     return {"commit": _commit(), "versions": versions, "device": name, "threads": torch.get_num_threads()}
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # used from its sources
+        return "not installed"
 
 
 @functools.cache
