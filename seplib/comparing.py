@@ -38,12 +38,12 @@ class Rule:
     Attributes:
         reason: why this much: the spread that was observed.
         file: pattern of the files that it is about, such as ``"pde/*.csv"``; notebooks are ``"pde.ipynb"``.
-        columns: patterns of columns; a claim's are ``verdict``, ``case: NAME``, ``measured: NAME`` and so on, a notebook's ``printed``
-            and the glued names.
+        columns: patterns of columns; a claim's are ``verdict``, ``case: NAME``, ``measured: NAME`` and so on, a notebook's the glued
+            names and ``printed by cell ID``.
         relative: tolerance as a share of the expected number.
         absolute: tolerance added to it.
-        clock: whether the values depend on the time of day or the speed of the machine. They must be there, and numbers among
-            them finite.
+        clock: whether the values rest on times measured in the run. They must be there if expected, and numbers among them finite.
+        never: of a clock, whether it may be infinite, the time of what never happened.
     """
 
     reason: str
@@ -52,6 +52,7 @@ class Rule:
     relative: float = 0.0
     absolute: float = 0.0
     clock: bool = False
+    never: bool = False
 
     def fits(self, file: str, column: str) -> bool:
         """Whether the rule is about this column (all claims)."""
@@ -210,14 +211,16 @@ def read(path: Path) -> Cells:
             raise ValueError("rows of different lengths")
         cells = {("header", f"column {i}"): name for i, name in enumerate(rows[0], 1)}
         return cells | {
-            (f"row {r}", name): _number(text) for r, row in enumerate(rows[1:], 1) for name, text in zip(rows[0], row)
+            (f"row {r}", name): number(text) for r, row in enumerate(rows[1:], 1) for name, text in zip(rows[0], row)
         }
     if path.name in ("record.json", "claims.json"):
         content = json.loads(path.read_text())
         return dict(_claims(content if path.name == "claims.json" else content["claims"]))
     cells = {}
     for cell, content in (shown(path) if path.suffix == ".ipynb" else json.loads(path.read_text())).items():
-        cells |= {(f"cell {cell}, line {i}", "printed"): line for i, line in enumerate(content.get("printed", []), 1)}
+        cells |= {
+            (f"line {i}", f"printed by cell {cell}"): line for i, line in enumerate(content.get("printed", []), 1)
+        }
         cells |= {(f"cell {cell}", name): _plain(value) for name, value in content.get("glued", {}).items()}
     return cells
 
@@ -267,10 +270,15 @@ def _literal(text: str) -> Any:
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):  # nan and inf are no literals
-        return _number(text)
+        return number(text)
 
 
-def _number(text: str) -> float | str:
+def number(text: str) -> float | str:
+    """A number where the text is one, the text where it is not (all claims).
+
+    >>> number("1e-3"), number("SepPGD")
+    (0.001, 'SepPGD')
+    """
     try:
         return float(text)
     except ValueError:
@@ -310,7 +318,10 @@ def _compare(file: str, expected: Cells, found: Cells, rules: Rules) -> Iterator
 def _share(ours: float | str, theirs: float | str, rule: Rule) -> tuple[float, str]:
     """Of the tolerance that a pair takes, and the tolerance in words."""
     if rule.clock:
-        there = math.isfinite(theirs) if isinstance(theirs, float) else bool(theirs)
+        if isinstance(theirs, str):
+            there = bool(theirs) or ours == ""
+        else:
+            there = math.isfinite(theirs) or (rule.never and theirs == math.inf)
         return (0.0 if there else math.inf), "a clock must be there and finite"
     if isinstance(ours, float) and isinstance(theirs, float):
         tolerance = rule.absolute + rule.relative * abs(ours)

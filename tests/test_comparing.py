@@ -91,8 +91,8 @@ CHANGES = {
     "collected": ("claims.json", "never", "always", "claims.json, thm-1, measured: text: expected 'never', found 'always'; texts"),
     "glued": ("one.ipynb", "5.5", "5.6", "one.ipynb, cell 7, gain: expected 5.5, found 5.6; allowed 0.0055"),
     "glued text": ("one.ipynb", "'2.0e-3'", "'2.1e-3'", "one.ipynb, cell 7, rate: expected '2.0e-3', found '2.1e-3'; numbers in it: allowed 2e-06"),
-    "printed": ("one.ipynb", "12 of 18", "13 of 18", "one.ipynb, cell 7, line 2, printed: expected '12 of 18 at 1.5e-03', found '13 of 18 at 1.5e-03'"),
-    "boolean": ("one.ipynb", "held: True", "held: False", "one.ipynb, cell 7, line 1, printed: expected 'held: True', found 'held: False'; texts"),
+    "printed": ("one.ipynb", "12 of 18", "13 of 18", "one.ipynb, line 2, printed by cell 7: expected '12 of 18 at 1.5e-03', found '13 of 18 at 1.5e-03'"),
+    "boolean": ("one.ipynb", "held: True", "held: False", "one.ipynb, line 1, printed by cell 7: expected 'held: True', found 'held: False'; texts"),
 }  # fmt: skip
 
 
@@ -169,6 +169,13 @@ def test_a_clock_must_be_there_and_finite_and_is_compared_where_it_is_stored(fol
         assert told.endswith("a clock must be there and finite")
 
 
+@pytest.mark.parametrize("found", ["1e-3", "inf", "nan", "-inf", ""])
+def test_a_time_of_what_never_happened_is_infinite(found):
+    rule = Rule("a clock", clock=True, never=True)
+    share, _ = comparing._share(0.5, comparing.number(found), rule)
+    assert (share == 0) == (found in ("1e-3", "inf"))
+
+
 def test_the_last_rule_that_fits_holds():
     narrow = Rule("narrow", file="one/*.csv", columns=("PSNR", "best *"), absolute=0.5)
     rules = Rules((EVERYTHING, narrow))
@@ -182,7 +189,7 @@ def test_the_last_rule_that_fits_holds():
         ("", "the first rule must give the tolerance for everything"),
         ('[[rule]]\nreason = "a"\nfile = "x"', "the first rule must give the tolerance for everything"),
         ("[[rule]]\nrelative = 1", "rule 1 states no reason"),
-        ('[[rule]]\nreason = "a"\nrelativ = 1', "rule 1 has 'relativ'; a rule has reason, file, columns, relative, absolute, clock"),
+        ('[[rule]]\nreason = "a"\nrelativ = 1', "rule 1 has 'relativ'; a rule has reason, file, columns, relative, absolute, clock, never"),
         ('[[rule]]\nreason = "a"\nabsolute = -1', "rule 1 has a tolerance that is negative or not finite"),
         ('[[rule]]\nreason = "a"\nrelative = inf', "rule 1 has a tolerance that is negative or not finite"),
     ],
