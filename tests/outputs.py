@@ -1,9 +1,11 @@
 """What a network gives after a run, neither clipped nor rounded as the stored picture is."""
 
+import torch
+
 from seplib.runs import train_image
 from seplib.setups import run_arguments
 
 
-def output(target, method, settings, seed, device="cpu", mask=None, reference=None):
+def output(target, method, settings, seed, mask=None, reference=None):
     """``(3, H, W)`` after the last update of :func:`seplib.runs.fit_image` with these arguments."""
-    return train_image(**run_arguments(target, method, settings, seed, device, mask, reference))[1]
+    return train_image(**run_arguments(target, method, settings, seed, torch.device("cpu"), mask, reference))[1]
