@@ -11,7 +11,7 @@ import operator
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, SupportsFloat
@@ -115,6 +115,7 @@ class Comparison:
         bound: the threshold.
         scale: what a distance is counted in, in the value's unit.
         spread: standard deviation of the value over seeds, in the value's unit; None if there is one seed.
+        timed: whether the value counts in the seconds of one machine, so that a machine with other speeds may turn the case.
 
     Raises:
         ValueError: a value or a bound that is NaN, a scale that is not positive.
@@ -125,6 +126,7 @@ class Comparison:
     bound: float
     scale: float
     spread: float | None = None
+    timed: bool = False
 
     def __post_init__(self) -> None:
         if math.isnan(self.value) or math.isnan(self.bound):
@@ -153,7 +155,9 @@ class Comparison:
         """The comparison as plain JSON; infinite numbers become None (all claims)."""
         numbers = {"value": self.value, "bound": self.bound, "distance": self.distance, "spread": self.spread}
         found = {name: _finite(number) for name, number in numbers.items()} | {"relation": self.relation}
-        return found | ({"note": "within one spread of its threshold"} if self.within_spread else {})
+        notes = {"within one spread of its threshold": self.within_spread, "in seconds of one machine": self.timed}
+        text = ", ".join(note for note, applies in notes.items() if applies)
+        return found | ({"note": text} if text else {})
 
 
 Case = bool | Comparison
@@ -236,6 +240,11 @@ def all_of(*comparisons: Comparison) -> Comparison:
     if not comparisons:
         raise ValueError("all_of needs at least one comparison")
     return min(comparisons, key=lambda case: (case.distance, bool(case)))
+
+
+def timed(comparison: Comparison) -> Comparison:
+    """A comparison that says of itself that it counts in the seconds of one machine (all claims)."""
+    return replace(comparison, timed=True)
 
 
 def nearest(entry: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:

@@ -121,6 +121,14 @@ def test_comparisons_give_the_verdict_of_the_bools_they_stand_for(pairs):
     assert claims.held(cases) == bools and claims.verdict(cases) == claims.verdict(bools)
 
 
+def test_a_timed_case_says_so_and_stays_what_it_was():
+    case = claims.at_most(0.75, 0.8, spread=0.1)
+    timed = claims.timed(case)
+    assert timed.timed and not case.timed and (bool(timed), timed.distance) == (bool(case), case.distance)
+    assert timed.margin()["note"] == "within one spread of its threshold, in seconds of one machine"
+    assert claims.timed(claims.at_most(0.75, 0.8)).margin()["note"] == "in seconds of one machine"
+
+
 def test_decibels_make_a_distance_relative():
     """A gain of 0.1 dB turns once the mean squared error changes by its share of 2.3%."""
     gain = claims.above(0.1, 0, claims.DECIBELS)

@@ -46,8 +46,8 @@ def test_every_method_lowers_the_loss_and_is_judged_by_the_clean_image(study):
         assert run.psnr[-1] > run.psnr[0] + 1, (case, method)
         if "noisy" in case:
             spoiled = targets.noisy(image.values, TINY.noise, 3)
-            found = output(spoiled, method, convergence._settings(TINY)[method], 3)
-            error = (found - image.values).double().square().mean().item()
+            last = output(spoiled, method, convergence._settings(TINY)[method], 3)
+            error = (last - image.values).double().square().mean().item()
             assert run.history.metrics["judged"][-1] == pytest.approx(-10 * np.log10(error), abs=1e-3)
     plain, msk = (found["astronaut", method] for method in ("MLP", "MLP (MSK)"))
     assert plain.psnr[0] == msk.psnr[0] and plain.psnr[1] != msk.psnr[1], "same weights, another direction"

@@ -227,6 +227,12 @@ def test_table_and_criterion_follow_the_runs():
     assert table.loc["6 x 10 x 4", "SepNN"].spread == pytest.approx(0.1 / 2**0.5)
     assert np.isnan(table.loc["6 x 10 x 4", "SepPGD"]["updates to SepNN's IoU"]) and np.isnan(plain.spread)
     assert held(surfaces.cases(runs)) == {"IoU above SepNN's after 25 updates": True}
+    (case,) = surfaces.cases(runs).values()
+    assert case.distance == pytest.approx(1 / 3) and case.spread == pytest.approx(0.1), (
+        "of both methods' seeds together"
+    )
+    one = {key: fits[:1] for key, fits in runs.items()}
+    assert next(iter(surfaces.cases(one).values())).spread is None
     assert surfaces.share_above(runs) == pytest.approx(1 / 3)
     runs[full, "SepPGD"] = [run(0, 0.9, 0.9, 0.6)]
     assert held(surfaces.cases(runs)) == {"IoU above SepNN's after 25 updates": False}
