@@ -10,7 +10,7 @@ import math
 import operator
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -154,7 +154,8 @@ class Comparison:
     def margin(self) -> dict[str, float | str | None]:
         """The comparison as plain JSON; infinite numbers become None (all claims)."""
         numbers = {"value": self.value, "bound": self.bound, "distance": self.distance, "spread": self.spread}
-        found = {name: _finite(number) for name, number in numbers.items()} | {"relation": self.relation}
+        found = {name: _finite(number) for name, number in numbers.items()}
+        found |= {"relation": self.relation, "timed": self.timed}
         notes = {"within one spread of its threshold": self.within_spread, "in seconds of one machine": self.timed}
         text = ", ".join(note for note, applies in notes.items() if applies)
         return found | ({"note": text} if text else {})
@@ -455,6 +456,31 @@ _BLANK = dict.fromkeys(
         "versions",
     ]
 ) | {"verdict": "not run"}
+
+
+def undecided(folders: Sequence[str | Path]) -> list[str]:
+    """Cases that rounding can turn: they move between runs by as much as they are away from their threshold (all claims).
+
+    Args:
+        folders: of :func:`collect`, the same notebooks run under different threads or instruction sets.
+
+    Returns:
+        One line for each such case of a claim or check. Cases that count in seconds are left out.
+    """
+    seen: dict[tuple[str, str], list[float]] = {}
+    for path in (path for folder in folders for path in sorted(Path(folder).glob("*/record.json"))):
+        record = json.loads(path.read_text())
+        kept = {entry["id"]: entry for entry in record["claims"]} | {path.parent.name: record}
+        for id, entry in kept.items():
+            for name, margin in (entry.get("margins") or {}).items():
+                if not margin["timed"] and margin["distance"] is not None:
+                    seen.setdefault((id, name), []).append(margin["distance"])
+    moved = {case: (min(map(abs, found)), max(found) - min(found)) for case, found in seen.items()}
+    return [
+        f"{id}, {name}: distance {distance:.2g} from its threshold, but it moves by {by:.2g}"
+        for (id, name), (distance, by) in moved.items()
+        if 0 < by >= distance
+    ]
 
 
 def save_collected(folder: str | Path) -> Path:

@@ -2,7 +2,8 @@
 
 import itertools
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -84,7 +85,7 @@ def ridge_table(
     return pd.DataFrame(rows)
 
 
-def _halves(row: pd.Series) -> dict[str, Comparison]:
+def _halves(row: Mapping[str, Any]) -> dict[str, Comparison]:
     """Both halves of the criterion from a row of :func:`ridge_table`: time to SepNN's error, and the others' errors at the end."""
     ours, rivals = "SepNN (SepPGD)", [m for m in KRR_METHODS if m in row and m not in ("SepNN", "SepNN (SepPGD)")]
     return {

@@ -129,6 +129,29 @@ def test_a_timed_case_says_so_and_stays_what_it_was():
     assert claims.timed(claims.at_most(0.75, 0.8)).margin()["note"] == "in seconds of one machine"
 
 
+def test_cases_that_move_as_far_as_their_threshold_are_named(tmp_path, monkeypatch):
+    values = {
+        "fixed": (1.0, 1.0),
+        "firm": (0.5, 0.6),
+        "turned": (0.999, 1.002),
+        "near": (0.99, 0.98),
+        "clock": (0.9, 1.1),
+    }
+    for run in (0, 1):
+        monkeypatch.setenv("SEPLIB_RESULTS", str(tmp_path / str(run) / "demo"))
+        report = claims.Report("demo", profile="smoke", device="cpu", seed=0)
+        cases = {name: claims.at_most(pair[run], 1) for name, pair in values.items()}
+        cases["clock"] = claims.timed(cases["clock"])
+        report.record("table-6", cases=cases | {"bare": True}, paper={}, measured={})
+        report.check({"floor": claims.above(1 + 1e-9 * (-1) ** run, 1)})
+    assert claims.undecided([tmp_path / "0", tmp_path / "1"]) == [
+        "table-6, turned: distance 0.001 from its threshold, but it moves by 0.003",
+        "table-6, near: distance 0.01 from its threshold, but it moves by 0.01",
+        "demo, floor: distance 1e-09 from its threshold, but it moves by 2e-09",
+    ]
+    assert claims.undecided([tmp_path / "0"]) == []
+
+
 def test_decibels_make_a_distance_relative():
     """A gain of 0.1 dB turns once the mean squared error changes by its share of 2.3%."""
     gain = claims.above(0.1, 0, claims.DECIBELS)
@@ -152,7 +175,7 @@ def test_a_goal_never_reached_is_recorded_without_numbers(report, tmp_path):
     ((entry,),) = [json.loads((tmp_path / "demo" / "record.json").read_text())["claims"]]
     assert entry["cases"] == {"time": False} and entry["verdict"] == "not reproduced"
     assert entry["margins"]["time"] == {
-        "value": None, "bound": 0.8, "distance": None, "spread": None, "relation": "<=",
+        "value": None, "bound": 0.8, "distance": None, "spread": None, "relation": "<=", "timed": False,
     }  # fmt: skip
     assert claims.nearest(entry) is None
 
@@ -166,7 +189,7 @@ def test_a_record_keeps_the_distances_and_the_nearest_is_found(report, tmp_path)
     assert entry["cases"] == {"far": True, "near": False, "bare": True} and set(entry["margins"]) == {"far", "near"}
     name, margin = claims.nearest(entry)
     assert name == "near" and margin == {
-        "value": 1.25, "bound": 1.0, "distance": -0.25, "spread": 0.5, "relation": "<=",
+        "value": 1.25, "bound": 1.0, "distance": -0.25, "spread": 0.5, "relation": "<=", "timed": False,
         "note": "within one spread of its threshold",
     }  # fmt: skip
     assert record["checks"] == {"floor": True, "counted": False} and record["margins"]["floor"]["distance"] == 1
