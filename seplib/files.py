@@ -93,7 +93,7 @@ def write_all(results: Sequence[tuple[Path, Callable[[], bytes]]]) -> list[Path]
 
 
 def _elsewhere(name: str, data: bytes) -> Path | None:
-    for folder in (Path(tempfile.gettempdir()), Path.home(), Path.cwd()):
+    for folder in (tempfile.gettempdir(), os.path.expanduser("~"), Path.cwd()):  # noqa: PTH111 - never raises
         try:
             path = Path(tempfile.mkdtemp(prefix="seplib-", dir=folder)) / name
             write_atomic(path, data)

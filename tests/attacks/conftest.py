@@ -1,8 +1,10 @@
 """What the attacks share: the command run in this process, and a disk that is full."""
 
 import contextlib
+import os
 import re
 import resource
+import shutil
 import sys
 from collections.abc import Callable
 
@@ -46,6 +48,17 @@ def full_disk() -> Callable[[int], contextlib.AbstractContextManager]:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
     return limited
+
+
+@pytest.fixture
+def unprivileged() -> list[str]:
+    """What to put before a command so that file permissions bind it, as they do not bind root."""
+    if os.geteuid():
+        return []
+    if not shutil.which("setpriv"):
+        pytest.skip("root needs setpriv to be bound by permissions")
+    drop = "-dac_override,-dac_read_search"
+    return ["setpriv", f"--bounding-set={drop}", f"--inh-caps={drop}"]
 
 
 @pytest.fixture

@@ -211,23 +211,22 @@ def test_a_defect_stays_a_traceback(seplib, cat, monkeypatch):
 
 
 @pytest.mark.slow
-def test_what_one_may_not_read_or_write_is_named(cat, tmp_path):
-    """Two commands in processes that file permissions bind, as they do not bind root."""
-    bound = []
-    if os.geteuid() == 0:
-        if not shutil.which("setpriv"):
-            pytest.skip("root needs setpriv to be bound by permissions")
-        drop = "-dac_override,-dac_read_search"
-        bound = ["setpriv", f"--bounding-set={drop}", f"--inh-caps={drop}"]
-    locked, secret = tmp_path / "locked", tmp_path / "secret.png"
+def test_what_one_may_not_read_or_write_is_named(cat, tmp_path, unprivileged):
+    """Commands in processes that file permissions bind: a folder, a picture and a whole project that are locked."""
+    locked, secret, checkout = tmp_path / "locked", tmp_path / "secret.png", tmp_path / "checkout"
     locked.mkdir(mode=0o555)
     shutil.copy(cat, secret)
     secret.chmod(0)
+    shutil.copytree(ROOT / "notebooks", checkout / "notebooks")
+    checkout.chmod(0o555)
     for arguments, line in (
-        ([cat, "--output", locked], f"cannot write to {locked}: Permission denied"),
-        ([secret, "--output", tmp_path], f"cannot read {secret}: Permission denied"),
+        (["fit", cat, "--output", locked], f"cannot write to {locked}: Permission denied"),
+        (["fit", secret, "--output", tmp_path], f"cannot read {secret}: Permission denied"),
+        (["run", "seppgd_equivalence"], f"[Errno 13] Permission denied: '{checkout / 'results'}'"),
     ):
-        command = [*bound, sys.executable, "-m", "seplib", "fit", *map(str, arguments)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        command = [*unprivileged, sys.executable, "-m", "seplib", *map(str, arguments)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True)
         assert (done.returncode, done.stdout, done.stderr) == (1, "", f"seplib: error: {line}\n")
-    assert not list(locked.iterdir())
+    checkout.chmod(0o755)
+    assert not list(locked.iterdir()) and [path.name for path in checkout.iterdir()] == ["notebooks"]
