@@ -19,7 +19,10 @@ from seplib import profiles, runner
 
 ROOT = Path(__file__).parents[2]
 # What makes a notebook long, and what is enough here: two renewals of a preconditioner and some updates behind each.
-FEW = dict(iterations=20, mlp_iterations=20, compared=10, every=2, judge_every=5, products=3, copies=20, samples=50)
+FEW = dict(
+    iterations=20, mlp_iterations=20, compared=10, every=2, judge_every=5, products=3, copies=20, samples=50, k_msk=8, points=12,
+    instances=20,
+)  # fmt: skip
 
 # The CPU's numbers, up to double precision's rounding: torch splits a product with a matrix that all copies share in another
 # way where a Python backend listens. Where the product is in single precision, training makes more of it.
