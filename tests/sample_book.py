@@ -140,8 +140,8 @@ def make(root: Path, *, paper: bool, smoke: bool = True) -> Path:
         shutil.copy(ROOT / "book" / file, root / "book")
     shutil.copy(ROOT / "_config.yml", root)
     (root / "book" / "index.md").write_text(INDEX)
-    (root / "book" / "second.md").write_text(SECOND)
-    toc = ["format: jb-book", "root: index", "parts:", "- numbered: true", "  chapters:", "  - file: second"]
+    (root / "book" / "chapter.md").write_text(SECOND)
+    toc = ["format: jb-book", "root: index", "parts:", "- numbered: true", "  chapters:", "  - file: chapter"]
     toc += ["- chapters:", *(f"  - file: {page}" for page in pages), f"  - file: notebooks/{NAME}"]
     (root / "book" / "_toc.yml").write_text("\n".join(toc) + "\n")
     (root / "notebooks").mkdir()

@@ -13,7 +13,7 @@ from docutils import nodes
 
 import seplib
 
-_SHORT = {"theorem": "thm", "lemma": "lem", "corollary": "cor", "definition": "def"}
+_SHORT = {"theorem": "thm", "lemma": "lem", "corollary": "cor", "definition": "def", "remark": "rem"}
 
 ANCHOR = re.compile(
     r"\b(?:Eq\. \((?P<eq>\d+)\)|Sec\. (?P<sec>A\.\d+(?:\.\d+)?|\d)|Fig\. (?P<fig>\d+)(?:\([a-d]\))?|Table (?P<table>\d)"
