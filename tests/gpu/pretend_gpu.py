@@ -1,7 +1,7 @@
 """A pretend GPU: the device ``pretend``, whose tensors are kept on the CPU and refuse what tensors on a GPU refuse.
 
 Importing this module registers the device with torch, for the whole process and for good (torch's Python backend for
-PrivateUse1). The arithmetic is the CPU's, so that a run on it must end with the CPU's numbers. Like CUDA it
+PrivateUse1); it must come before the first backward pass, when autograd counts the devices. The arithmetic is the CPU's, so that a run on it must end with the CPU's numbers. Like CUDA it
 
 * raises where tensors of two devices meet, apart from numbers (zero dimensions) in pointwise operations, from indices in
   ``x[i]`` and from copies;
