@@ -18,7 +18,10 @@ def provenance(device: torch.device | str = "cpu") -> dict[str, Any]:
     The commit ends in ``+`` if the working tree had changes in the library or the notebooks.
     """
     device = torch.device(device)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})"
+    if device.type == "cpu":
+        name = f"cpu ({platform.machine()})"
+    else:  # not every backend knows its device's name
+        name = getattr(torch.get_device_module(device), "get_device_name", lambda one: one.type)(device)
     versions = {"python": platform.python_version()}
     versions |= {package: _version(package) for package in _PACKAGES}
     return {"commit": _commit(), "versions": versions, "device": name, "threads": torch.get_num_threads()}
