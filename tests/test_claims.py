@@ -97,6 +97,11 @@ def test_all_hold_exactly_if_the_nearest_to_failing_does(parts):
     assert whole.distance == min(case.distance for case in cases)
 
 
+def test_of_two_cases_on_their_threshold_the_strict_one_decides():
+    on = [claims.at_most(1, 1), claims.below(1, 1)]
+    assert not claims.all_of(*on) and not claims.all_of(*on[::-1])
+
+
 @given(numbers, numbers, st.floats(0, 10))
 def test_between_is_judged_by_the_nearer_end(value, low, width):
     case = claims.between(value, low, low + width, scale=1)
@@ -181,12 +186,18 @@ def test_a_goal_never_reached_is_recorded_without_numbers(report, tmp_path):
 
 
 def test_a_record_keeps_the_distances_and_the_nearest_is_found(report, tmp_path):
-    cases = {"far": claims.above(3, 1), "near": claims.at_most(np.float32(1.25), 1, spread=0.5), "bare": True}
+    cases = {
+        "far": claims.above(3, 1),
+        "lost": claims.above(-9, 1),
+        "near": claims.at_most(np.float32(1.25), 1, spread=0.5),
+        "bare": True,
+    }
     report.record("table-6", cases=cases, paper={}, measured={})
     report.check({"floor": claims.above(2.0, 1), "counted": False})
     record = json.loads((tmp_path / "demo" / "record.json").read_text())
     (entry,) = record["claims"]
-    assert entry["cases"] == {"far": True, "near": False, "bare": True} and set(entry["margins"]) == {"far", "near"}
+    assert entry["cases"] == {"far": True, "lost": False, "near": False, "bare": True}
+    assert set(entry["margins"]) == {"far", "lost", "near"}
     name, margin = claims.nearest(entry)
     assert name == "near" and margin == {
         "value": 1.25, "bound": 1.0, "distance": -0.25, "spread": 0.5, "relation": "<=", "timed": False,

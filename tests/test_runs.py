@@ -197,9 +197,11 @@ def test_the_table_and_cases_follow_the_runs(image):
     cases = representation.cases(table, gains)
     assert bool(cases["astronaut: gain positive"]) == (gains["astronaut"].mean() > 0)
     assert bool(cases["astronaut: gain at least 4 dB"]) == (gains["astronaut"].mean() >= 4)
-    for sign in (-5, 5):
-        gain = representation.cases(table, {"astronaut": np.array([sign])})["astronaut: gain positive"]
-        assert bool(gain) == (sign > 0)
+    for gain, positive, four in ((-5.0, False, False), (0.1, True, False), (3.9, True, False), (4.0, True, True)):
+        cases = representation.cases(table, {"astronaut": np.array([gain])})
+        assert bool(cases["astronaut: gain positive"]) is positive
+        assert bool(cases["astronaut: gain at least 4 dB"]) is four
+        assert cases["astronaut: gain positive"].spread is None
 
 
 def test_steps_are_timed_side_by_side_and_their_runs_not_stored(image, tmp_path, monkeypatch):

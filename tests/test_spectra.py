@@ -200,6 +200,27 @@ def test_a_ratio_is_decided_only_outside_its_error(ratio, error, bound):
         assert low <= bound * (1 + 1e-12) and high > bound * (1 - 1e-12)
 
 
+def test_undecided_instances_count_neither_way():
+    wide = pd.DataFrame({"ratio": [1.2, 1.3, 0.5], "error": [1e-6, 0.5, 1e-6], "cond S": [2.0, 1.1, 1.0], "D": 2})
+    wide[["ratio (MSK)", "error (MSK)"]] = [[0.9, 1e-6], [1.1, 0.5], [0.8, 1e-6]]
+    worse, decided = spectra.violations(wide)
+    assert list(worse.index) == [0] and list(decided.index) == [0, 2]
+    narrow = wide.assign(ratio=1.0, error=0.0)  # k = 1
+    found = spectra.statements(wide, narrow)
+    assert {name: case.value for name, case in found.items()} == pytest.approx(
+        {
+            "none worsened by SepPGD": 1.2,
+            "none worsened by MSK": 0.9,
+            "cond(KS) <= cond(K) cond(S) always": 0.6,
+            "never worsened by more than the factor D": 0.6,
+            "narrow draw, none worsened by SepPGD": 1.0,
+            "narrow draw, none worsened by MSK": 0.9,
+        }
+    )
+    assert [name for name, holds in found.items() if not holds] == ["none worsened by SepPGD"]
+    assert len(spectra.violations(narrow)[0]) == 0 and len(spectra.violations(narrow)[1]) == 3
+
+
 def test_instances_repeat_and_obey_the_bounds():
     frame = spectra.random_instances(6, 3)
     pd.testing.assert_frame_equal(frame, spectra.random_instances(6, 3))
