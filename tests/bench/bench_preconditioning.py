@@ -5,6 +5,7 @@ thread for each core; one step in ten renews the preconditioner.
 """
 
 import sys
+import time
 from functools import partial
 
 import torch
@@ -77,10 +78,17 @@ def image():
 
 
 def eigenpairs():
-    """The two ways to MSK's preconditioner on a 30 x 30 grid: the top 25 pairs alone, or all of them."""
+    """The two ways to MSK's preconditioner on a 30 x 30 grid: the top 25 pairs alone, or all of them.
+
+    One thread and processor time: the cores that LAPACK finds would decide, not the method.
+    """
     model, axes, _, _, _ = problem(sizes=(30, 30), rank=100, width=200, k=5, ensemble=1)
     K = ntk.empirical(model, torch.cartesian_prod(*axes))
-    lanczos, full = (best(partial(modulate, K, 25, solver=solver), repeats=3) for solver in ("lanczos", "full"))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    ways = (partial(modulate, K, 25, solver=solver) for solver in ("lanczos", "full"))
+    lanczos, full = (best(way, clock=time.process_time) for way in ways)
+    torch.set_num_threads(threads)
     return f"25 eigenpairs by Lanczos / all 900 of a kernel; {lanczos:.3f} s and {full:.3f} s", lanczos / full
 
 
@@ -101,7 +109,7 @@ def memory():
 
 
 def main():
-    return int(not judge([(*surface(), 0.6), (*image(), 1.6), (*eigenpairs(), 1), (*memory(), 0.5)]))
+    return int(not judge([(*surface(), 0.6), (*image(), 1.8), (*eigenpairs(), 0.5), (*memory(), 0.5)]))
 
 
 if __name__ == "__main__":
