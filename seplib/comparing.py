@@ -22,8 +22,8 @@ import nbformat
 from seplib.checkpoints import write_atomic
 
 GLUED = "application/papermill.record/text/plain"
-# What tells of one run on one machine, and of no result.
-_OF_THE_RUN = ("provenance", "seconds", "device", "threads", "commit", "versions")
+# What tells of one run on one machine, and of no result; and the cases' distances, which restate numbers of tables and records.
+_NOT_COMPARED = ("provenance", "seconds", "device", "threads", "commit", "versions", "margins")
 _PICTURES = (".jpg", ".jpeg", ".png", ".svg")
 # No sign: the minus of "1-5" is none, and a sign that changes is a difference of the text.
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?(?:e[-+]?\d+)?)")
@@ -162,8 +162,9 @@ def distil(found: Path, target: Path) -> None:
             place, data = target / file, path.read_text()
         elif path.name == "record.json":
             content = json.loads(path.read_text())
-            claims = [{k: v for k, v in claim.items() if k not in _OF_THE_RUN} for claim in content["claims"]]
-            place, data = target / file, _json({"seed": content["seed"], "claims": claims})
+            claims = [{k: v for k, v in claim.items() if k not in _NOT_COMPARED} for claim in content["claims"]]
+            checks = content.get("checks", {})
+            place, data = target / file, _json({"seed": content["seed"], "claims": claims, "checks": checks})
         else:
             place, data = target / Path(file).stem / "shown.json", _json(shown(path))
         write_atomic(place, data.encode())
@@ -215,7 +216,10 @@ def read(path: Path) -> Cells:
         }
     if path.name in ("record.json", "claims.json"):
         content = json.loads(path.read_text())
-        return dict(_claims(content if path.name == "claims.json" else content["claims"]))
+        if path.name == "claims.json":
+            return dict(_claims(content))
+        checks = {("checks", f"check: {name}"): _plain(holds) for name, holds in content.get("checks", {}).items()}
+        return checks | dict(_claims(content["claims"]))
     cells = {}
     for cell, content in (shown(path) if path.suffix == ".ipynb" else json.loads(path.read_text())).items():
         cells |= {
@@ -229,7 +233,7 @@ def _claims(entries: list[dict[str, Any]]) -> Iterator[tuple[tuple[str, str], fl
     """Values of claims: a mapping such as ``measured`` has a column for each name."""
     for entry in entries:
         for key, value in entry.items():
-            if key in _OF_THE_RUN:
+            if key in _NOT_COMPARED:
                 continue
             if isinstance(value, dict):
                 label = "case" if key == "cases" else key
