@@ -13,10 +13,6 @@ import pytest
 from seplib import __main__ as command
 
 
-def pytest_configure(config):
-    config.addinivalue_line("markers", "slow: runs whole commands; not left out anywhere")
-
-
 @pytest.fixture
 def seplib(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
     """``python -m seplib ARGUMENTS`` without a new process: exit status, stdout, stderr."""
