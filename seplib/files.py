@@ -1,5 +1,6 @@
 """Files of one's own: refused in one line before they are read, and written so that nothing computed is lost (Sec. 5)."""
 
+import contextlib
 import os
 import shutil
 import stat
@@ -93,11 +94,13 @@ def write_all(results: Sequence[tuple[Path, Callable[[], bytes]]]) -> list[Path]
 
 
 def _elsewhere(name: str, data: bytes) -> Path | None:
-    for folder in (tempfile.gettempdir(), os.path.expanduser("~"), Path.cwd()):  # noqa: PTH111 - never raises
-        try:
-            path = Path(tempfile.mkdtemp(prefix="seplib-", dir=folder)) / name
-            write_atomic(path, data)
-        except OSError:
-            continue
-        return path
+    for place in (tempfile.gettempdir(), os.path.expanduser("~"), Path.cwd()):  # noqa: PTH111 - never raises
+        with contextlib.suppress(OSError):
+            folder = Path(tempfile.mkdtemp(prefix="seplib-", dir=place))
+            try:
+                write_atomic(folder / name, data)
+            except OSError:
+                folder.rmdir()
+                raise
+            return folder / name
     return None

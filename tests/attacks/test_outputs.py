@@ -140,9 +140,12 @@ def test_a_picture_that_cannot_be_written_leaves_its_network(seplib, cat, tmp_pa
 
 
 def test_nowhere_left(seplib, cat, tmp_path, refuse):
+    places = [Path(tempfile.gettempdir()), Path.home(), Path.cwd()]
+    before = [set(place.glob("seplib-*")) for place in places]
     refuse("cat-fit")
     err = seplib("fit", cat, "--output", tmp_path, *SIZES)[2]
     assert err.endswith("cat-fit.npz: No space left on device; what was trained could be kept nowhere else\n")
+    assert [set(place.glob("seplib-*")) for place in places] == before, "no empty folder is left behind"
 
 
 def test_a_disk_that_fills_while_writing_leaves_no_half_file(seplib, cat, tmp_path, full_disk):
