@@ -5,7 +5,7 @@ of ordinary differential equations, whose Jacobian is sparse and known.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,8 @@ from scipy.integrate import solve_ivp
 from scipy.interpolate import RectBivariateSpline
 from torch import Tensor
 
-from seplib.caching import stored
 from seplib.profiles.equations import EquationSettings
+from seplib.store import stored
 
 DIFFUSIVITY = 0.05  # a of the equation
 RESOLUTION = 200  # intervals along x and along y
@@ -129,14 +129,11 @@ def reference_errors(settings: EquationSettings) -> pd.DataFrame:
         ``relative L2`` difference, and the ``order``, the slope of the latter since the row before.
     """
     resolutions = tuple(2 * settings.resolution // share for share in (16, 8, 4, 2, 1))
-    return stored(_reference_errors, (resolutions, (settings.points, settings.test), TOLERANCE))
+    return _measure_reference(resolutions, (settings.points, settings.test))
 
 
-def _reference_errors(resolutions, sizes, tolerance, checkpoints):
-    return _measure_reference(resolutions, sizes)
-
-
-def _measure_reference(resolutions: tuple[int, ...], sizes: tuple[int, int]) -> pd.DataFrame:
+@stored("diffusion reference", tolerance=1e-3)  # of differences between grids, which the integrator's own errors reach
+def _measure_reference(resolutions: Sequence[int], sizes: Sequence[int]) -> pd.DataFrame:
     times, places = (np.unique(np.concatenate([np.linspace(low, 1, n) for n in sizes])) for low in (0, -1))
     found = [diffusion_reference(times, places, places, resolution) for resolution in resolutions]
     rows = []

@@ -9,7 +9,7 @@ from hypothesis import settings
 from seplib import CP, FactorMLP
 
 # Scripts, not tests: benchmarks, and generators of fixtures that need packages of their own.
-collect_ignore_glob = ["bench/*", "fixtures/*"]
+collect_ignore_glob = ["bench/*", "fixtures/*", "*conftest.py"]
 
 settings.register_profile("seplib", deadline=None, max_examples=25, derandomize=True)
 settings.load_profile("seplib")

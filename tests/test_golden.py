@@ -9,6 +9,7 @@ import torch
 from seplib import (
     audit,
     complexity,
+    diffusion,
     dynamics_runs,
     gallery,
     limit_runs,
@@ -86,6 +87,7 @@ RUNS = {
     "activation widths": lambda: gallery.activation_study(1e-2, (8, 16), (8, 16), device=CPU).delta.to_numpy()[:4],
     "ridge networks": lambda: gallery.parameter_table(["cosine"], [16], 0, CPU).error.to_numpy(),
     "trained ranks": lambda: gallery.trained_curve("cosine", RATES, 0, CPU).error.to_numpy(),
+    "diffusion reference": lambda: diffusion._measure_reference((5, 10, 20), (6, 7)).largest.to_numpy(),
     "costs": lambda: complexity.measure(COSTS, 0, CPU).operations.to_numpy(),
 }
 # Sum and last entry of each, and by how much they may differ on another processor.
@@ -107,6 +109,7 @@ GOLDEN = {
     "activation widths": (1, 0.04103757, 0.0003428518, 0.0001),
     "ridge networks": (1, 0.704532, 0.704532, 1e-06),
     "trained ranks": (1, 0.1173969, 0.1173969, 0.001),
+    "diffusion reference": (1, 0.1350922, 0.01641606, 1e-4),
     "costs": (1, 5729861, 63360, 1e-12),
 }
 
