@@ -136,6 +136,6 @@ def test_a_picture_of_ones_own(shape, mask, device, tmp_path):
     here, there = (pictures.fit_picture(values, mask=known, device=place, **small) for place in ("cpu", device))
     assert there.values.device.type == "cpu" and there.psnr == pytest.approx(here.psnr, rel=1e-9)
     assert torch.allclose(here.values, there.values, rtol=1e-9)
-    pictures.save_network(there, tmp_path / "network.npz")
+    (tmp_path / "network.npz").write_bytes(pictures.network_bytes(there))
     model, where = pictures.load(tmp_path / "network.npz")
     assert torch.allclose(model.grid(where).detach().clamp(0, 1), there.values, rtol=1e-9)
