@@ -246,6 +246,12 @@ def _parsed(source: str) -> str:
         return source
 
 
+def _place(run: dict[str, Any]) -> str:
+    """Where a run took place, short enough for a column: a CPU's make is of no interest, a GPU's is."""
+    device = run.get("device", "").removesuffix(" (x86_64)")
+    return device + (f" × {run['threads']}" if run.get("threads") else "")
+
+
 def status(root: Path, staged: Path) -> str:
     """One row for each notebook and profile that has been executed, and the versions that they ran with."""
     rows, versions = [], Counter()
@@ -265,7 +271,7 @@ def status(root: Path, staged: Path) -> str:
                     duration(run["computing"]) if run["computing"] else "",
                     duration(run["seconds"]) if run["seconds"] else "",
                     str(run["seed"]) if run["seed"] is not None else "",
-                    run.get("device", "") + (f", {run['threads']} threads" if run.get("threads") else ""),
+                    _place(run),
                     f"`{run['commit']}`" if run.get("commit") else "",
                     f"{run['runs']} of {', '.join(f'`{commit}`' for commit in run['run commits'])}"
                     if run["runs"]
@@ -274,7 +280,17 @@ def status(root: Path, staged: Path) -> str:
             )
     if not rows:
         return "No notebook is in the book yet."
-    head = ["Notebook", "Profile", "Source", "Computing", "Execution", "Seed", "Device", "Commit", "Stored runs"]
+    head = [
+        "Notebook",
+        "Profile",
+        "Source",
+        "Computing",
+        "Execution",
+        "Seed",
+        "Device",
+        "Commit",
+        "Stored runs",
+    ]
     lines = [f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows]]
     used = [f"- {count} of the runs: {names}" for names, count in versions.most_common() if names]
     return ":::{div} wide\n" + "\n".join(lines) + "\n:::\n\nVersions:\n\n" + "\n".join(used) + "\n"
