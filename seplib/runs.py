@@ -19,19 +19,28 @@ from seplib.training import Callback, History, State, fit
 
 
 @dataclass(frozen=True)
-class ImageRun:
-    """Result of fitting one image with one method (Figs. 3 and 7-9).
+class ImageCourse:
+    """Course of fitting one image with one method (Fig. 7).
 
     Attributes:
         history: loss and seconds after each update.
-        image: ``(3, H, W)`` reconstruction after the last update, clipped to [0, 1] and rounded to the 256 levels of a picture
-            file, float32.
         psnr: dB over all channels after each update, computed from the output as it was, neither clipped nor rounded.
     """
 
     history: History
-    image: np.ndarray
     psnr: np.ndarray
+
+
+@dataclass(frozen=True)
+class ImageRun(ImageCourse):
+    """Result of fitting one image with one method (Figs. 3 and 7-9).
+
+    Attributes:
+        image: ``(3, H, W)`` reconstruction after the last update, clipped to [0, 1] and rounded to the 256 levels of a picture
+            file, float32.
+    """
+
+    image: np.ndarray
 
 
 def fit_image(
@@ -141,7 +150,7 @@ def _dump(run: ImageRun) -> dict[str, Any]:
 
 
 def _load(found: dict[str, Any]) -> ImageRun:
-    return ImageRun(History(**found["history"]), found["image"].astype(np.float32) / 255, found["psnr"])
+    return ImageRun(History(**found["history"]), found["psnr"], found["image"].astype(np.float32) / 255)
 
 
 @stored("image", tolerance=0.02, dump=_dump, load=_load)
@@ -168,7 +177,36 @@ def _fit_image(
         reference=reference,
         checkpoint=checkpoint,
     )
-    return ImageRun(history, output.cpu().numpy(), psnr_course(history, target, mask))
+    return ImageRun(history, psnr_course(history, target, mask), output.cpu().numpy())
+
+
+def image_course(
+    target: Tensor,
+    method: str,
+    settings: ImageSettings,
+    seed: int,
+    device: torch.device,
+    reference: Tensor | None = None,
+) -> ImageCourse:
+    """The same training as :func:`fit_image`, of which the course alone is kept: for tables of many runs (Tables 2-7)."""
+    history = _image_history(**run_arguments(target, method, settings, seed, device, reference=reference))
+    return ImageCourse(history, psnr_course(history, target))
+
+
+@stored("image history", tolerance=0.02, dump=dataclasses.asdict, load=lambda found: History(**found))
+def _image_history(
+    *,
+    target: Tensor,
+    network: dict,
+    descent: dict,
+    seed: int,
+    device: torch.device,
+    modulation: dict | None = None,
+    reference: Tensor | None = None,
+    checkpoint: Path | None = None,
+) -> History:
+    run = dict(seed=seed, device=device, reference=reference, checkpoint=checkpoint)
+    return train_image(target, network, descent, modulation, **run)[0]
 
 
 def psnr_course(history: History, target: Tensor, mask: Tensor | None = None) -> np.ndarray:

@@ -1,5 +1,6 @@
 """What a training run is made of: network, axes, optimizer, preconditioner (Sec. A.12)."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,7 +16,17 @@ from seplib.separable import CP, MLP
 METHODS = ("SepNN", "SepPGD")
 SMALL_METHODS = ("MLP", "MLP (MSK)", "SepNN", "SepNN (MSK)", "SepPGD")  # all that small images allow
 # What an image's network can be told beyond Sec. A.12, with what it is when nothing is said.
-CHOICES = dict(activation="sine", parametrization="siren", scale="rank", low=-1.0, features=0, frequency=0.0, last=1.0)
+CHOICES = dict(
+    activation="sine", parametrization="siren", scale="rank", low=-1.0, high=1.0, features=0, frequency=0.0, last=None,
+    hidden=None, bias=True,
+)  # fmt: skip
+# Bound of a uniform initial law from a layer's inputs m and omega: SIREN's, PyTorch's, and the one of its first author's
+# LRTFR, which treats every layer as SIREN's first.
+LAWS: dict[str, Callable[[int, float], float]] = {
+    "siren": lambda m, omega: (6 / m) ** 0.5 / omega,
+    "torch": lambda m, omega: m**-0.5,
+    "inverse": lambda m, omega: 1 / m,
+}
 DESCENT = dict(eps=1e-8, amsgrad=False, beta2=0.999, decay=0.0, restart=0)
 
 
@@ -61,9 +72,11 @@ def image_network(
     *,
     scale: str | None,
     low: float,
+    high: float,
     features: int,
     frequency: float,
-    last: float,
+    last: str | None,
+    hidden: str | None,
     **factor,
 ) -> tuple[CP | MLP, list[Tensor]]:
     """The CP network, or without a rank the MLP, and the axes that an image or a volume is fitted with, one copy a channel (Sec. A.12).
@@ -72,14 +85,15 @@ def image_network(
         values: ``(C, n_1, ..., n_D)``; its dtype and device are theirs.
         seed: of the initial weights.
         scale: of :class:`seplib.CP`.
-        low: the axes run from here to 1.
+        low, high: the axes run from here to there.
         features: number of Fourier features, none if 0.
         frequency: their scale.
-        last: factor on the initial weights of the last layer.
+        last, hidden: initial law of the last layer and of those between the first and the last, a name in :data:`LAWS`; None
+            for the parametrization's.
         factor: for :class:`seplib.FactorMLP` or :class:`seplib.MLP`.
     """
     place = dict(generator=torch.Generator().manual_seed(seed), dtype=values.dtype, device=values.device)
-    axes = [torch.linspace(low, 1, n, dtype=values.dtype, device=values.device) for n in values.shape[1:]]
+    axes = [torch.linspace(low, high, n, dtype=values.dtype, device=values.device) for n in values.shape[1:]]
     networks = []
     for _ in axes if "rank" in factor else ():
         encoding = FourierFeatures(features, frequency, **place) if features else None
@@ -87,7 +101,11 @@ def image_network(
     model = CP(networks, scale) if networks else MLP(len(axes), **factor, ensemble=len(values), **place)
     with torch.no_grad():
         for network in networks or [model]:
-            network.weights[-1].mul_(last)
+            first, *between, end = network.weights
+            for law, weights in ((hidden, between), (last, [end])):
+                for weight in weights if law else ():
+                    m, omega = weight.shape[-1], factor["omega"]
+                    weight.mul_(LAWS[law](m, omega) / LAWS[factor["parametrization"]](m, omega))
     return model, axes
 
 

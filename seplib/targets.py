@@ -190,6 +190,16 @@ def truncate(values: Tensor, rank: int) -> Float[Tensor, "C H W"]:
     return ((U[..., :rank] * s[:, None, :rank]) @ V[:, :rank]).to(values.dtype)
 
 
+@recipes.makes("channel")
+def channel(values: Tensor, index: int) -> Float[Tensor, "1 H W"]:
+    """One channel of an image, as an image (Sec. A.12).
+
+    >>> channel(torch.zeros(3, 4, 5), 1).shape
+    torch.Size([1, 4, 5])
+    """
+    return values[index : index + 1].clone()
+
+
 @recipes.makes("noisy")
 def noisy(values: Tensor, deviation: float, seed: int) -> Tensor:
     """An image with Gaussian noise of this standard deviation, not clipped; the same draw at every deviation (Table 7)."""

@@ -106,7 +106,7 @@ _READINGS: dict[str, dict[str, Any]] = {
     "w0 = 60": {"omega": 60.0},
     "axes in [0, 1]": {"low": 0.0},
     "PyTorch's initial weights": {"parametrization": "torch"},
-    "PyTorch's initial weights in the last layer": {"last": 30.0 / 6**0.5},  # SIREN's bound there is sqrt(6 / W) / w0
+    "PyTorch's initial weights in the last layer": {"last": "torch"},
     "mean in place of sum": {"eps": 1e-8 * 512**2 / 2},
     "mean, without 1/sqrt(R)": {"eps": 1e-8 * 512**2 / 2, "scale": None},
 }

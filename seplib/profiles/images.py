@@ -19,9 +19,11 @@ class ImageSettings:
         iterations: number of updates.
         activation, parametrization: of the factors, see :class:`seplib.FactorMLP`.
         scale: "rank" for the factor 1/sqrt(R), None for none, see :class:`seplib.CP`.
-        low: the axes run from here to 1.
+        low, high: the axes run from here to there.
         features, frequency: number of Fourier features and their scale in cycles a unit; none if 0.
-        last: factor on the initial weights of the last layer.
+        last, hidden: initial law of the last layer and of those between the first and the last, see :data:`seplib.setups.LAWS`;
+            None for the parametrization's.
+        bias: whether the layers have biases.
         g: modulation function, "flat", "sqrt" or "geometric".
         eps: Adam's epsilon. The loss is a sum of squares over N pixels; their mean instead is the same training with an
             epsilon N / 2 times as large.
@@ -46,9 +48,12 @@ class ImageSettings:
     parametrization: str = "siren"
     scale: str | None = "rank"
     low: float = -1.0
+    high: float = 1.0
     features: int = 0
     frequency: float = 0.0
-    last: float = 1.0
+    last: str | None = None
+    hidden: str | None = None
+    bias: bool = True
     g: str = "flat"
     eps: float = 1e-8
     amsgrad: bool = False
