@@ -14,7 +14,7 @@ import yaml
 from labels import Label, labels, reference
 
 import seplib
-from seplib import claims
+from seplib.reproduce import claims
 
 BADGES = {
     "reproduced": "yes",

@@ -1,14 +1,16 @@
 """Separable neural networks: approximation theory, neural tangent kernel, preconditioned gradient descent.
 
-A compact companion library to the paper of that title (ICLR 2026): one module for each concept. Every public docstring
-names the equation, theorem or section that it belongs to.
+A compact companion library to the paper of that title (ICLR 2026). The modules at this level are the library's core; ``approximation``,
+``pde`` and ``targets`` build on it. ``studies`` holds the paper's experiments, ``reproduce`` turns them into results that anyone can
+check, ``own`` serves the command for data of one's own. Every public docstring of the library names the equation, theorem or section
+that it belongs to.
 """
 
 import importlib
 from types import ModuleType
 
+from seplib.baselines import IGA, MSK
 from seplib.factors import FactorMLP, FourierFeatures
-from seplib.kernel_pgd import IGA, MSK
 from seplib.preconditioning import SepPGD
 from seplib.separable import CP, MLP, TT, Tucker
 from seplib.training import fit
@@ -25,12 +27,10 @@ __all__ = [
     "Tucker",
     "activations",
     "approximation",
+    "baselines",
     "claims",
     "dynamics",
-    "expansions",
     "fit",
-    "kan",
-    "kernel_pgd",
     "limits",
     "ntk",
     "pde",
@@ -44,7 +44,7 @@ __all__ = [
 def __getattr__(name: str) -> ModuleType:
     """Load a module when it is first asked for: some bring SciPy, pandas or scikit-image along, the networks need torch alone."""
     if name in __all__:
-        return importlib.import_module(f"{__name__}.{name}")
+        return importlib.import_module(f"{__name__}.reproduce.claims" if name == "claims" else f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from seplib import claims
+from seplib.reproduce import claims
 
 ROOT = Path(__file__).parents[1]
 NAME = "image_representation"

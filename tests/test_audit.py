@@ -8,7 +8,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from seplib import audit, claims, comparing, runner, store, targets
+from seplib import targets
+from seplib.reproduce import audit, claims, comparing, runner, store
 
 SOURCES = [
     """

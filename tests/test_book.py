@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import sample_book
 
-from seplib import claims
+from seplib.reproduce import claims
 
 sys.path[:0] = [str(sample_book.ROOT / "book")]
 

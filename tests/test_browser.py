@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import sample_book
 
-from seplib import rendering, targets
+from seplib import targets
+from seplib.studies.surface import rendering
 
 FLAGS = [
     "--no-sandbox",

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seplib import claims
+from seplib.reproduce import claims
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from seplib import claims
+from seplib.reproduce import claims
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "book"), str(ROOT / "book" / "_ext")]

@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from seplib import metrics, pictures
+from seplib import metrics
+from seplib.own import pictures
 
 SMALL = dict(rank=8, width=12, k=4, iterations=30, learning_rate=1e-3)
 

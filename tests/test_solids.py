@@ -11,7 +11,8 @@ import pytest
 import torch
 import trimesh
 
-from seplib import metrics, pictures, solids
+from seplib import metrics
+from seplib.own import pictures, solids
 
 SMALL = dict(rank=16, width=24, k=4, iterations=60, omega=5.0, scale=None, learning_rate=3e-3)
 

@@ -17,7 +17,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seplib import recipes, store, targets
+from seplib import targets
+from seplib.reproduce import store
+from seplib.targets import recipes
 
 CALLS = []
 

@@ -16,7 +16,8 @@ import nbformat
 import pytest
 import torch
 
-from seplib import CP, FactorMLP, checkpoints, fit, runner
+from seplib import CP, FactorMLP, checkpoints, fit
+from seplib.reproduce import runner
 
 ROOT = Path(__file__).parents[2]
 REPORT = """
