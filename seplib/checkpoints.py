@@ -1,4 +1,4 @@
-"""Files that are read back: written whole or not at all, checked whole before anything of them is taken (Sec. A.12).
+"""Files that are read back: written whole or not at all, checked whole before anything of them is taken.
 
 A checkpoint is a line with the SHA-256 of what follows, then an NPZ archive: arrays, and in JSON the tree that they hang in.
 Reading one runs no code.
@@ -55,7 +55,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 class Checkpoint:
-    """The file that a run is saved to and taken up from, made before the first update: it knows where the run began (Sec. A.12).
+    """The file that a run is saved to and taken up from, made before the first update: it knows where the run began.
 
     Args:
         path: of the file.
@@ -76,7 +76,7 @@ class Checkpoint:
         }
 
     def save(self, history: dict[str, Any]) -> None:
-        """Write the state of the run and its history, lists of numbers by name (Sec. A.12).
+        """Write the state of the run and its history, lists of numbers by name.
 
         Raises:
             OSError: as :func:`write_atomic`.
@@ -93,7 +93,7 @@ class Checkpoint:
         write_atomic(self.path, _MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
 
     def resume(self, iterations: int) -> dict[str, Any] | None:
-        """Set network, optimizer and preconditioner to where the run was left, all of it or nothing (Sec. A.12).
+        """Set network, optimizer and preconditioner to where the run was left, all of it or nothing.
 
         A file that is damaged is kept beside, as ``NAME.damaged``; a warning says so, and the run starts over.
 
@@ -169,7 +169,7 @@ class Checkpoint:
 
 
 def packed(tree: Any) -> bytes:
-    """A tree of dictionaries, lists, tuples, tensors and plain values as bytes (Sec. A.12).
+    """A tree of dictionaries, lists, tuples, tensors and plain values as bytes.
 
     Raises:
         TypeError: something else hangs in it.
@@ -196,7 +196,7 @@ def packed(tree: Any) -> bytes:
 
 
 def unpacked(data: bytes) -> Any:
-    """Undo :func:`packed`; the tensors lie on the CPU (Sec. A.12)."""
+    """Undo :func:`packed`; the tensors lie on the CPU."""
     with np.load(io.BytesIO(data), allow_pickle=False) as stored:
         tree = json.loads(str(stored["tree"]))
 

@@ -17,7 +17,7 @@ from hypothesis import given
 from seplib import CP, TT, Tucker, activations, approximation
 from seplib.approximation import expansions, interpolation, rates, univariate
 from seplib.approximation.expansions import FORMS
-from seplib.reproduce.claims import held
+from seplib.reproduce.criteria import held
 from seplib.studies.approximation import figures, gallery
 from seplib.studies.approximation.settings import RateSettings
 

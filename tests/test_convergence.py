@@ -9,7 +9,7 @@ import torch
 from outputs import output
 
 from seplib import targets
-from seplib.reproduce import profiles, store
+from seplib.reproduce import archive, profiles, store
 from seplib.studies.images import convergence, fitting, setups
 from seplib.training import History
 
@@ -96,7 +96,7 @@ def test_the_pace_is_the_mean_over_periods_without_the_first(monkeypatch):
 def test_no_two_methods_share_a_stored_run():
     values = targets.image("astronaut", 12).values
     asked = [setups.run_arguments(values, method, TINY.run, 0, CPU) for method in setups.SMALL_METHODS]
-    keys = {store.file_name(store.describe(store.KINDS["image"], arguments)) for arguments in asked}
+    keys = {archive.file_name(store.describe(store.KINDS["image"], arguments)) for arguments in asked}
     assert len(keys) == 5
 
 

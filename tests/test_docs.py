@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import pkgutil
 import re
 import sys
 import types
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import seplib.studies
 from seplib.reproduce import claims
 
 ROOT = Path(__file__).parents[1]
@@ -33,9 +35,16 @@ def cited(docstring: str) -> set[str]:
     return found | {f"sec-{number.lower().replace('.', '-')}" for number in BARE_SECTION.findall(docstring)}
 
 
+def modules():
+    """What speaks of the paper: the library and the studies. Machinery need not."""
+    studies = pkgutil.walk_packages(seplib.studies.__path__, "studies.")
+    machinery = {"checkpoints", "targets.files", "targets.recipes"}
+    return [name for name in [*pages.modules(), *(module.name for module in studies)] if name not in machinery]
+
+
 def public_objects():
-    """Public functions, classes and methods of the library's public modules, defined there."""
-    for module_name in pages.modules():
+    """Public functions, classes and methods of modules that speak of the paper, defined there."""
+    for module_name in modules():
         module = importlib.import_module(f"seplib.{module_name}")
         for name, thing in vars(module).items():
             if name.startswith("_") or getattr(thing, "__module__", None) != module.__name__:

@@ -10,7 +10,7 @@ import torch
 from seplib import preconditioning
 from seplib.pde import reference
 from seplib.reproduce import profiles, store
-from seplib.reproduce.claims import held
+from seplib.reproduce.criteria import held
 from seplib.studies.pde import comparison, figures, fitting, variants
 
 CPU = torch.device("cpu")

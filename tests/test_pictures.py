@@ -81,7 +81,7 @@ def test_the_memory_asked_for_is_the_memory_used():
     script = """
 import re, torch
 from pathlib import Path
-from seplib import pictures
+from seplib.own import pictures
 
 torch.set_num_threads(1)
 

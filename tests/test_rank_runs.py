@@ -9,7 +9,7 @@ import torch
 
 from seplib import metrics, targets
 from seplib.reproduce import claims, profiles
-from seplib.reproduce.claims import held
+from seplib.reproduce.criteria import held
 from seplib.studies.images import fitting, truncation
 
 

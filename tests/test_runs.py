@@ -158,7 +158,9 @@ def test_every_choice_changes_the_run(change, image):
 
 SCRIPT = """
 import dataclasses, sys, torch
-from seplib import profiles, runs, targets
+from seplib import targets
+from seplib.reproduce import profiles
+from seplib.studies.images import fitting
 torch.set_num_threads(1)
 settings = dataclasses.replace(profiles.get("smoke").image_representation, rank=48, width=48, k=8, iterations=900)
 run = fitting.fit_image(targets.image("astronaut", 48).values, "SepPGD", settings, 0, torch.device("cpu"))

@@ -76,7 +76,7 @@ def test_the_memory_of_a_volume_is_the_memory_used():
     script = """
 import re, torch
 from pathlib import Path
-from seplib import pictures
+from seplib.own import pictures
 
 torch.set_num_threads(1)
 

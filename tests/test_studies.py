@@ -10,7 +10,7 @@ from dense import agree, grid_points, jacobian, kronecker_sum, modulation, pseud
 
 from seplib import CP, MLP, FactorMLP, preconditioning
 from seplib.reproduce import profiles
-from seplib.reproduce.claims import held
+from seplib.reproduce.criteria import held
 from seplib.ridge import features
 from seplib.studies.seppgd import complexity, equivalence, kernel_ridge, non_grid, spectra
 from seplib.studies.seppgd.kernel_ridge import CASES, RidgeRun

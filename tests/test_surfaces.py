@@ -21,7 +21,7 @@ import trimesh
 
 from seplib import metrics, targets, tensorops
 from seplib.reproduce import profiles, store
-from seplib.reproduce.claims import held
+from seplib.reproduce.criteria import held
 from seplib.studies.surface import rendering, surfaces
 from seplib.targets import solids
 from seplib.training import History
@@ -163,7 +163,9 @@ def test_a_finished_run_is_read_from_the_cache_unless_something_changed(column, 
 
 SCRIPT = """
 import dataclasses, torch
-from seplib import profiles, surfaces, targets
+from seplib import targets
+from seplib.reproduce import profiles
+from seplib.studies.surface import surfaces
 torch.set_num_threads(1)
 settings = dataclasses.replace(profiles.get("smoke").surface.run, sizes=(20, 32, 18), iterations=700)
 run = surfaces.fit_surface(targets.surface("column", settings.sizes).values, "SepPGD", settings, 0, torch.device("cpu"))

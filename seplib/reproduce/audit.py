@@ -1,4 +1,4 @@
-"""Everything behind the training, executed again from the stored runs and compared with what is committed (all claims).
+"""Everything behind the training, executed again from the stored runs and compared with what is committed.
 
 ``results/paper/runs`` holds the runs that the records of ``results/paper`` name, and nothing else. An audit reads every one of
 them, executes every notebook at ``paper`` with no other source of runs, and compares tables, verdicts and glued numbers with
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import seplib
-from seplib.reproduce import claims, comparing, runner, store
+from seplib.reproduce import archive, claims, comparing, runner, store
 from seplib.targets import recipes
 
 # Names of notebooks without stored runs, one a line.
@@ -28,7 +28,7 @@ WAITING = "waiting.txt"
 
 @dataclass
 class Audit:
-    """What an audit found (all claims).
+    """What an audit found.
 
     Attributes:
         findings: one line for each thing that is not as committed.
@@ -44,7 +44,7 @@ class Audit:
 def audit(
     root: Path, jobs: int = 1, rules: Path | None = None, say: Callable[[str], None] = lambda line: None
 ) -> Audit:
-    """Audit ``results/paper`` (all claims).
+    """Audit ``results/paper``.
 
     Args:
         root: the project's folder.
@@ -89,7 +89,7 @@ def _execute(name: str, scratch: Path) -> None:
 
 
 def compare(committed: Path, executed: Path, names: list[str], rules: comparing.Rules) -> list[str]:
-    """What differs between the committed and the executed results of some notebooks, one line each (all claims)."""
+    """What differs between the committed and the executed results of some notebooks, one line each."""
     if not names:
         return []
     with tempfile.TemporaryDirectory() as folder:
@@ -109,7 +109,7 @@ def compare(committed: Path, executed: Path, names: list[str], rules: comparing.
 
 
 def check_store(results: Path) -> list[str]:
-    """Whether every run that the records name is in ``runs``, whole and of this library's numerics, and none else (all claims)."""
+    """Whether every run that the records name is in ``runs``, whole and of this library's numerics, and none else."""
     load_kinds()
     folder, named, lines = results / "runs", {}, []
     waiting = _waiting(results)
@@ -133,7 +133,7 @@ def check_store(results: Path) -> list[str]:
             continue
         try:
             provenance = store.check(path).provenance
-        except (store.DamagedRun, OSError) as error:
+        except (archive.DamagedRun, OSError) as error:
             lines.append(str(error))
             continue
         record, run = named[name]
@@ -144,7 +144,7 @@ def check_store(results: Path) -> list[str]:
 
 
 def check_claims(results: Path) -> list[str]:
-    """Whether ``claims.json`` says what the records say (all claims)."""
+    """Whether ``claims.json`` says what the records say."""
     path = results / "claims.json"
     ours, theirs = claims.load(path), {entry["id"]: entry for entry in json.loads(json.dumps(claims.collect(results)))}
     lines = []
@@ -157,7 +157,7 @@ def check_claims(results: Path) -> list[str]:
 
 
 def replays(results: Path, count: int, seed: int | None = None) -> Iterator[tuple[str, bool]]:
-    """Draw stored runs at random, compute them anew and compare within their kind's tolerance; a line and whether it agrees (all claims).
+    """Draw stored runs at random, compute them anew and compare within their kind's tolerance; a line and whether it agrees.
 
     Clocks, which no machine repeats, and runs whose data are not at hand are not drawn.
 
@@ -185,7 +185,7 @@ def replays(results: Path, count: int, seed: int | None = None) -> Iterator[tupl
 
 
 def missing_data(description: Any) -> str:
-    """Why the data of a run are not at hand, or nothing (all claims)."""
+    """Why the data of a run are not at hand, or nothing."""
     if isinstance(description, list):
         return next(filter(None, map(missing_data, description)), "")
     if not isinstance(description, dict):
@@ -199,7 +199,7 @@ def missing_data(description: Any) -> str:
 
 
 def load_kinds() -> None:
-    """Import every module of the library, so that :data:`seplib.reproduce.store.KINDS` is whole (all claims)."""
+    """Import every module of the library, so that :data:`seplib.reproduce.store.KINDS` is whole."""
     for module in pkgutil.walk_packages(seplib.__path__, "seplib."):
         if not module.name.endswith("__main__"):
             import_module(module.name)
@@ -214,8 +214,8 @@ def _reason(results: Path, name: str) -> str:
     for run in _record(results, name).get("runs", ()):
         path = results / "runs" / run["run"]
         try:
-            description = store.read(path).description
-        except (store.DamagedRun, OSError):
+            description = archive.read(path).description
+        except (archive.DamagedRun, OSError):
             continue
         if reason := missing_data(description):
             return reason

@@ -7,14 +7,13 @@ A notebook opens a :class:`Report`, records claims, tables and figures in it, an
 import functools
 import json
 import math
-import operator
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, SupportsFloat
+from typing import Any
 
 import pandas as pd
 import torch
@@ -22,6 +21,7 @@ from pandas.io.formats.style import Styler
 
 from seplib.checkpoints import write_atomic
 from seplib.reproduce import store
+from seplib.reproduce.criteria import Case, held, margins, verdict
 from seplib.reproduce.provenance import provenance
 
 VERDICTS = ("reproduced", "partly", "not reproduced", "not stated", "not run")
@@ -101,194 +101,8 @@ def printed_or_nan(table: str, method: str, value: str, varied: str | None = Non
     return float(rows.reported.iloc[0]) if len(rows) else float("nan")
 
 
-DECIBELS = 10 / math.log(10)  # so many dB are a factor e: the scale that turns a difference in dB into a relative one
-_RELATIONS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A number against its threshold: true or false like a bool, and it knows how near it came (all claims).
-
-    Attributes:
-        value: what was measured; infinite where a goal was never reached.
-        relation: ``"<"``, ``"<="``, ``">"`` or ``">="``, what the criterion asks of value and bound.
-        bound: the threshold.
-        scale: what a distance is counted in, in the value's unit.
-        spread: standard deviation of the value over seeds, in the value's unit; None if there is one seed.
-        timed: whether the value counts in the seconds of one machine, so that a machine with other speeds may turn the case.
-
-    Raises:
-        ValueError: a value or a bound that is NaN, a scale that is not positive.
-    """
-
-    value: float
-    relation: str
-    bound: float
-    scale: float
-    spread: float | None = None
-    timed: bool = False
-
-    def __post_init__(self) -> None:
-        if math.isnan(self.value) or math.isnan(self.bound):
-            raise ValueError(f"a comparison needs two numbers, got {self!r}")
-        if not self.scale > 0:
-            raise ValueError(f"a distance needs a positive scale, got {self!r}")
-
-    def __bool__(self) -> bool:
-        return bool(_RELATIONS[self.relation](self.value, self.bound))
-
-    def __str__(self) -> str:
-        return str(bool(self))
-
-    @property
-    def distance(self) -> float:
-        """How far the value lies on the right side of the bound, in units of the scale; negative on the wrong side (all claims)."""
-        right = self.bound - self.value if self.relation[0] == "<" else self.value - self.bound
-        return right / self.scale
-
-    @property
-    def within_spread(self) -> bool:
-        """Whether the value is nearer to the bound than its own standard deviation over seeds (all claims)."""
-        return self.spread is not None and abs(self.value - self.bound) < self.spread
-
-    def margin(self) -> dict[str, float | str | None]:
-        """The comparison as plain JSON; infinite numbers become None (all claims)."""
-        numbers = {"value": self.value, "bound": self.bound, "distance": self.distance, "spread": self.spread}
-        found = {name: _finite(number) for name, number in numbers.items()}
-        found |= {"relation": self.relation, "timed": self.timed}
-        notes = {"within one spread of its threshold": self.within_spread, "in seconds of one machine": self.timed}
-        text = ", ".join(note for note, applies in notes.items() if applies)
-        return found | ({"note": text} if text else {})
-
-
-Case = bool | Comparison
-
-
-def _compare(
-    value: SupportsFloat, relation: str, bound: SupportsFloat, scale: SupportsFloat | None, spread: SupportsFloat | None
-) -> Comparison:
-    value, bound = float(value), float(bound)
-    if scale is None and bound == 0:
-        raise ValueError(f"{value:g} {relation} 0: a distance to 0 is not relative to it, give a scale")
-    spread = None if spread is None or math.isnan(spread) else float(spread)
-    return Comparison(value, relation, bound, abs(bound) if scale is None else float(scale), spread)
-
-
-def at_most(
-    value: SupportsFloat, bound: SupportsFloat, scale: SupportsFloat | None = None, spread: SupportsFloat | None = None
-) -> Comparison:
-    """``value <= bound`` as a case of a criterion (all claims).
-
-    Args:
-        value: what was measured.
-        bound: the threshold.
-        scale: what the distance is counted in, the bound's size if None. Needed for the bound 0; :data:`DECIBELS` for dB,
-            1 for exponents.
-        spread: standard deviation of the value over seeds; None or NaN if there is one seed.
-
-    >>> case = at_most(0.3, 0.4)
-    >>> bool(case), round(case.distance, 2)
-    (True, 0.25)
-    """
-    return _compare(value, "<=", bound, scale, spread)
-
-
-def at_least(
-    value: SupportsFloat, bound: SupportsFloat, scale: SupportsFloat | None = None, spread: SupportsFloat | None = None
-) -> Comparison:
-    """``value >= bound`` as a case of a criterion, see :func:`at_most` (all claims)."""
-    return _compare(value, ">=", bound, scale, spread)
-
-
-def below(
-    value: SupportsFloat, bound: SupportsFloat, scale: SupportsFloat | None = None, spread: SupportsFloat | None = None
-) -> Comparison:
-    """``value < bound`` as a case of a criterion, see :func:`at_most` (all claims)."""
-    return _compare(value, "<", bound, scale, spread)
-
-
-def above(
-    value: SupportsFloat, bound: SupportsFloat, scale: SupportsFloat | None = None, spread: SupportsFloat | None = None
-) -> Comparison:
-    """``value > bound`` as a case of a criterion, see :func:`at_most` (all claims)."""
-    return _compare(value, ">", bound, scale, spread)
-
-
-def between(
-    value: SupportsFloat,
-    low: SupportsFloat,
-    high: SupportsFloat,
-    scale: SupportsFloat | None = None,
-    spread: SupportsFloat | None = None,
-) -> Comparison:
-    """``low <= value <= high`` as a case of a criterion, held against the nearer end, see :func:`at_most` (all claims).
-
-    >>> between(-0.6, -0.65, -0.35, scale=1).bound
-    -0.65
-    """
-    return all_of(at_least(value, low, scale, spread), at_most(value, high, scale, spread))
-
-
-def all_of(*comparisons: Comparison) -> Comparison:
-    """The comparison on which it hangs whether all hold: the one with the smallest distance (all claims).
-
-    Raises:
-        ValueError: nothing to compare.
-
-    >>> all_of(at_most(0.9, 1), at_most(3, 1), at_most(0.5, 1)).value
-    3.0
-    """
-    if not comparisons:
-        raise ValueError("all_of needs at least one comparison")
-    return min(comparisons, key=lambda case: (case.distance, bool(case)))
-
-
-def timed(comparison: Comparison) -> Comparison:
-    """A comparison that says of itself that it counts in the seconds of one machine (all claims)."""
-    return replace(comparison, timed=True)
-
-
-def nearest(entry: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
-    """The case of a recorded claim that is nearest to its threshold, with its margin (all claims).
-
-    Returns:
-        Name and margin; None where the entry has no margins, as those of an older version, or no finite one.
-    """
-    known = {name: margin for name, margin in (entry.get("margins") or {}).items() if margin["distance"] is not None}
-    return min(known.items(), key=lambda item: abs(item[1]["distance"])) if known else None
-
-
-def held(cases: Mapping[str, Case]) -> dict[str, bool]:
-    """Which of some cases hold, as plain bools (all claims).
-
-    >>> held({"at most 0.8": at_most(0.9, 0.8), "measured": True})
-    {'at most 0.8': False, 'measured': True}
-    """
-    return {name: bool(holds) for name, holds in cases.items()}
-
-
-def _margins(cases: Mapping[str, Case]) -> dict[str, dict[str, Any]]:
-    return {name: case.margin() for name, case in cases.items() if isinstance(case, Comparison)}
-
-
-def _finite(number: float | None) -> float | None:
-    return number if number is not None and math.isfinite(number) else None
-
-
-def verdict(cases: Mapping[str, Case]) -> str:
-    """Verdict from the cases of a claim's criterion: all hold, some hold, none holds (all claims).
-
-    >>> verdict({"Plane": True, "Baboon": False})
-    'partly'
-    """
-    if not cases:
-        raise ValueError("a verdict needs at least one case")
-    count = sum(map(bool, cases.values()))
-    return "reproduced" if count == len(cases) else "partly" if count else "not reproduced"
-
-
 class Report:
-    """What one notebook measured (all claims). Saved after every record, so a failure later on loses nothing.
+    """What one notebook measured. Saved after every record, so a failure later on loses nothing.
 
     Args:
         notebook: the notebook's name without its ending.
@@ -318,7 +132,7 @@ class Report:
         seconds: float | None = None,
         assumed: str | None = None,
     ) -> str:
-        """Record one claim and return its verdict (all claims).
+        """Record one claim and return its verdict.
 
         Args:
             id: a claim's id.
@@ -347,7 +161,7 @@ class Report:
             "criterion": claims()[id].criterion,
             "verdict": verdict(cases),
             "cases": held(cases),
-            "margins": _margins(cases),
+            "margins": margins(cases),
             "assumed": assumed,
             "notebook": self.notebook,
             "profile": self.profile,
@@ -362,7 +176,7 @@ class Report:
         return self._claims[id]["verdict"]
 
     def check(self, checks: Mapping[str, Case]) -> None:
-        """Print whether each of some statements holds, no claim of the paper's, and record them with their distances (all claims).
+        """Print whether each of some statements holds, no claim of the paper's, and record them with their distances.
 
         Args:
             checks: the statements by name, as the cases of :meth:`record`.
@@ -373,14 +187,14 @@ class Report:
             print(f"{name}: {holds}")
 
     def margins(self, *ids: str) -> Styler:
-        """Table of cases with the distance of each to its threshold, nearest first (all claims).
+        """Table of cases with the distance of each to its threshold, nearest first.
 
         A distance is relative to the threshold, or what the case was given as its scale; it is negative where the case fails.
 
         Args:
             ids: claims recorded here, for their cases; none for the statements of :meth:`check`.
         """
-        kept = {id: self._claims[id]["margins"] for id in ids} if ids else {"": _margins(self._checks)}
+        kept = {id: self._claims[id]["margins"] for id in ids} if ids else {"": margins(self._checks)}
         rows = [{"claim": id, "case": name} | margin for id, cases in kept.items() for name, margin in cases.items()]
         columns = ["claim"] * (len(ids) > 1) + ["case", "value", "relation", "bound", "distance", "spread", "note"]
         frame = (
@@ -406,7 +220,7 @@ class Report:
         content |= {
             "claims": list(self._claims.values()),
             "checks": held(self._checks),
-            "margins": _margins(self._checks),
+            "margins": margins(self._checks),
         }
         self._save("record.json", _json(content))
 
@@ -416,7 +230,7 @@ class Report:
 
 
 def collect(folder: str | Path) -> list[dict[str, Any]]:
-    """Gather the records of all notebooks of a profile, one entry for each claim, run or not (all claims).
+    """Gather the records of all notebooks of a profile, one entry for each claim, run or not.
 
     Args:
         folder: ``results/<profile>``, with one ``<notebook>/record.json`` for each notebook that was run.
@@ -459,7 +273,7 @@ _BLANK = dict.fromkeys(
 
 
 def undecided(folders: Sequence[str | Path]) -> list[str]:
-    """Cases that rounding can turn: they move between runs by as much as they are away from their threshold (all claims).
+    """Cases that rounding can turn: they move between runs by as much as they are away from their threshold.
 
     Args:
         folders: of :func:`collect`, the same notebooks run under different threads or instruction sets.
@@ -484,20 +298,20 @@ def undecided(folders: Sequence[str | Path]) -> list[str]:
 
 
 def save_collected(folder: str | Path) -> Path:
-    """Write ``claims.json`` of a profile from its notebooks' records, atomically (all claims)."""
+    """Write ``claims.json`` of a profile from its notebooks' records, atomically."""
     path = Path(folder) / "claims.json"
     write_atomic(path, _json(collect(folder)))
     return path
 
 
 def load(path: str | Path) -> dict[str, dict[str, Any]]:
-    """Read a ``claims.json`` as a mapping from id to entry; empty if there is none (all claims)."""
+    """Read a ``claims.json`` as a mapping from id to entry; empty if there is none."""
     path = Path(path)
     return {entry["id"]: entry for entry in json.loads(path.read_text())} if path.exists() else {}
 
 
 def as_rows() -> list[dict[str, str]]:
-    """The claim list as plain dictionaries, for tables (all claims)."""
+    """The claim list as plain dictionaries, for tables."""
     return [asdict(claim) for claim in claims().values()]
 
 

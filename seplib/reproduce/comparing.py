@@ -33,7 +33,7 @@ Cells = dict[tuple[str, str], float | str]
 
 @dataclass(frozen=True)
 class Rule:
-    """How far two values may lie apart, and why (all claims).
+    """How far two values may lie apart, and why.
 
     Attributes:
         reason: why this much: the spread that was observed.
@@ -55,19 +55,19 @@ class Rule:
     never: bool = False
 
     def fits(self, file: str, column: str) -> bool:
-        """Whether the rule is about this column (all claims)."""
+        """Whether the rule is about this column."""
         return fnmatchcase(file, self.file) and any(fnmatchcase(column, pattern) for pattern in self.columns)
 
 
 @dataclass(frozen=True)
 class Rules:
-    """Rules in order; the last one that fits a column holds for it (all claims)."""
+    """Rules in order; the last one that fits a column holds for it."""
 
     rules: tuple[Rule, ...]
 
     @classmethod
     def read(cls, path: str | Path, clocks: bool = False) -> "Rules":
-        """Read a TOML file of ``[[rule]]`` tables, the first of which must fit everything (all claims).
+        """Read a TOML file of ``[[rule]]`` tables, the first of which must fit everything.
 
         Args:
             path: the file.
@@ -93,13 +93,13 @@ class Rules:
         return cls(tuple(rule for rule in rules if not (clocks and rule.clock)))
 
     def of(self, file: str, column: str) -> Rule:
-        """The rule for a column (all claims)."""
+        """The rule for a column."""
         return next(rule for rule in reversed(self.rules) if rule.fits(file, column))
 
 
 @dataclass(frozen=True)
 class Deviation:
-    """Two values of one place (all claims).
+    """Two values of one place.
 
     Attributes:
         place: file, row and column.
@@ -113,7 +113,7 @@ class Deviation:
 
 
 def differences(expected: Path, found: Path, rules: Rules) -> list[str]:
-    """What differs between two results folders, one line each: file, row, column, expected, found, tolerance (all claims).
+    """What differs between two results folders, one line each: file, row, column, expected, found, tolerance.
 
     A file, column or row that only one of them has is a line too. Of ``record.json`` and ``claims.json`` verdicts, cases and texts
     are compared, not provenance, seconds, commit, threads and versions; ``claims.json``, which repeats the records, only where one
@@ -128,7 +128,7 @@ def differences(expected: Path, found: Path, rules: Rules) -> list[str]:
 
 
 def deviations(expected: Path, found: Path, rules: Rules) -> Iterator[Deviation]:
-    """How every value of one folder lies to that of the other, also inside the tolerance (all claims).
+    """How every value of one folder lies to that of the other, also inside the tolerance.
 
     Args:
         expected: as for :func:`differences`, as are the others.
@@ -149,7 +149,7 @@ def deviations(expected: Path, found: Path, rules: Rules) -> Iterator[Deviation]
 
 
 def distil(found: Path, target: Path) -> None:
-    """Turn a results folder into an expected one: tables, records and what notebooks show, without pictures (all claims).
+    """Turn a results folder into an expected one: tables, records and what notebooks show, without pictures.
 
     Args:
         found: a results folder.
@@ -175,7 +175,7 @@ def distil(found: Path, target: Path) -> None:
 
 
 def files(folder: Path) -> dict[str, Path]:
-    """Files that are compared, by name (all claims).
+    """Files that are compared, by name.
 
     Args:
         folder: a results folder, expected or found.
@@ -197,7 +197,7 @@ def files(folder: Path) -> dict[str, Path]:
 
 
 def read(path: Path) -> Cells:
-    """Values of one file by row and column, numbers as floats (all claims).
+    """Values of one file by row and column, numbers as floats.
 
     Args:
         path: of :func:`files`.
@@ -243,7 +243,7 @@ def _claims(entries: list[dict[str, Any]]) -> Iterator[tuple[tuple[str, str], fl
 
 
 def shown(path: Path) -> dict[str, Any]:
-    """Text that the cells of an executed notebook print, and values that they glue, by cell (all claims).
+    """Text that the cells of an executed notebook print, and values that they glue, by cell.
 
     Args:
         path: a notebook.
@@ -278,7 +278,7 @@ def _literal(text: str) -> Any:
 
 
 def number(text: str) -> float | str:
-    """A number where the text is one, the text where it is not (all claims).
+    """A number where the text is one, the text where it is not.
 
     >>> number("1e-3"), number("SepPGD")
     (0.001, 'SepPGD')

@@ -1,4 +1,4 @@
-"""What a profile means, notebook by notebook: the one place for experimental settings (Sec. A.12).
+"""What a profile means, notebook by notebook: the one place for experimental settings.
 
 ``smoke`` runs the whole book on two CPU cores in minutes; ``paper`` holds the settings of Sec. A.12. Each module has the frozen
 dataclasses of its notebooks and their values in both profiles.
@@ -21,7 +21,7 @@ DEVICES = "auto, cpu, cuda, cuda:1, mps, xpu or whatever else torch finds"
 
 @dataclass(frozen=True)
 class Profile:
-    """Settings of every notebook (Sec. A.12)."""
+    """Settings of every notebook."""
 
     image_representation: images.ImageSettings
     ntk_exact: kernels.NtkExactSettings
@@ -55,7 +55,7 @@ NAMES = tuple(_PROFILES)
 
 
 def get(name: str) -> Profile:
-    """Settings of a profile by name (Sec. A.12).
+    """Settings of a profile by name.
 
     Raises:
         ValueError: no such profile.
@@ -69,7 +69,7 @@ def get(name: str) -> Profile:
 
 
 def resolve_device(name: str) -> torch.device:
-    """Device by name; one with a number becomes torch's current one, so that its type alone then stands for it (Sec. A.12).
+    """Device by name; one with a number becomes torch's current one, so that its type alone then stands for it.
 
     Args:
         name: ``"auto"``, CUDA where there is one, else the CPU; or any device that torch finds here.
@@ -95,7 +95,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def check_seed(seed: int) -> int:
-    """The seed, if torch's generators take it (Sec. A.12).
+    """The seed, if torch's generators take it.
 
     Raises:
         ValueError: negative, or 2^63 and more.

@@ -1,4 +1,4 @@
-"""Where a number comes from: commit, versions, device and threads (Sec. A.12)."""
+"""Where a number comes from: commit, versions, device and threads."""
 
 import functools
 import importlib.metadata
@@ -13,7 +13,7 @@ _PACKAGES = ("seplib", "torch", "numpy", "scipy", "scikit-image", "matplotlib", 
 
 
 def provenance(device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Where a number comes from: commit, versions, device and threads (Sec. A.12).
+    """Where a number comes from: commit, versions, device and threads.
 
     The commit ends in ``+`` if the working tree had changes in the library or the notebooks.
     """

@@ -1,4 +1,4 @@
-"""Execute one notebook with a profile through papermill, all or nothing (Sec. A.12)."""
+"""Execute one notebook with a profile through papermill, all or nothing."""
 
 import ast
 import contextlib
@@ -22,16 +22,16 @@ _CALLED = {int: "a whole number", float: "a number", bool: "true or false", str:
 
 
 class NotebookError(RuntimeError):
-    """A cell of a notebook failed; the message names notebook and cell (Sec. A.12)."""
+    """A cell of a notebook failed; the message names notebook and cell."""
 
 
 def notebook_names(root: Path) -> list[str]:
-    """Names of the notebooks below ``root/notebooks``, in order (Sec. A.12)."""
+    """Names of the notebooks below ``root/notebooks``, in order."""
     return sorted(path.stem for path in (root / "notebooks").glob("*.ipynb"))
 
 
 def parsed(items: Sequence[str]) -> dict[str, str]:
-    """Parameters from a command line, ``NAME=VALUE`` (Sec. A.12).
+    """Parameters from a command line, ``NAME=VALUE``.
 
     Raises:
         ValueError: something else, or a name given twice.
@@ -55,7 +55,7 @@ def execute(
     threads: int | None = None,
     root: Path | None = None,
 ) -> Path:
-    """Run a notebook and put its results below ``results/<profile>`` once it has succeeded (Sec. A.12).
+    """Run a notebook and put its results below ``results/<profile>`` once it has succeeded.
 
     ``results/<profile>/<name>.ipynb`` is the executed notebook, ``results/<profile>/<name>/`` what it recorded. The
     ``smoke`` profile always computes; other profiles keep finished training runs in ``$SEPLIB_CACHE`` (default
@@ -226,7 +226,7 @@ def _publish(part: Path, results: Path, name: str) -> None:
 
 
 def cache(root: Path) -> Path:
-    """Folder of stored runs that notebooks read and fill: ``$SEPLIB_CACHE``, or ``.cache/seplib`` in the project (Sec. A.12)."""
+    """Folder of stored runs that notebooks read and fill: ``$SEPLIB_CACHE``, or ``.cache/seplib`` in the project."""
     return Path(os.environ.get("SEPLIB_CACHE", root / ".cache" / "seplib"))
 
 

@@ -1,24 +1,20 @@
-"""Runs that are kept: computed once, stored under what determines them, checked by anyone (Sec. A.12).
+"""Runs that are kept: computed once, stored under what determines them, checked by anyone.
 
 A run is a pure function of its description, its data and the library's numerics. A function marked with :func:`stored` looks
 for its result before it computes: with ``$SEPLIB_CACHE`` set in that folder, where it also stores what it has computed; with
 ``$SEPLIB_AUDIT`` set in that folder alone, where a missing run is an error. Without either, as in the ``smoke`` profile and
 the tests, it computes and stores nothing.
 
-A run's file is a zip archive of ``run.json`` (description, result, provenance), one ``.npy`` or ``.png`` for each array, and
-a SHA-256 of all bytes before it as the archive's comment. Its name is the kind and a hash of the description, in which no
-module, path, device or clock occurs, so that code can move and another machine finds the same run. Nothing is unpickled.
+A run's file, see :mod:`seplib.reproduce.archive`, is named by its kind and a hash of the description, in which no module, path, device
+or clock occurs, so that code can move and another machine finds the same run.
 """
 
 import functools
-import hashlib
 import inspect
-import io
 import json
 import os
 import time
 import warnings
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,30 +23,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
 
-from seplib.checkpoints import write_atomic
+from seplib.reproduce.archive import DamagedRun, Diverged, StoredRun, file_name, is_numeric, pack, read, unpack, write
 from seplib.reproduce.provenance import provenance
 from seplib.targets import recipes
 
-# What a file says of itself first; another layout gets another number.
-_FORMAT = "seplib run 1"
-_DIGEST = 64  # hexadecimal digits of SHA-256
-# Longer lists of numbers become arrays.
-_INLINE = 8
-
-
-class DamagedRun(ValueError):
-    """A file in the store is not what was written there; the message names it (Sec. A.12)."""
-
 
 class MissingRun(LookupError):
-    """The store that everything has to come from lacks a run; the message says which (Sec. A.12)."""
+    """The store that everything has to come from lacks a run; the message says which."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of run (Sec. A.12).
+    """One kind of run.
 
     Attributes:
         name: how files and descriptions call it; it must outlive modules and functions.
@@ -70,28 +55,6 @@ class Kind:
     load: Callable[[Any], Any]
 
 
-@dataclass(frozen=True)
-class Diverged:
-    """The result of a training that came to nothing, a finding like any other; asking for it raises again (Sec. A.12)."""
-
-    message: str
-
-
-@dataclass(frozen=True)
-class StoredRun:
-    """A run's file, read (Sec. A.12).
-
-    Attributes:
-        description: ``kind``, ``numerics`` and ``arguments``.
-        result: what the kind's ``dump`` gave.
-        provenance: commit, versions, device and threads, and ``seconds`` of computing.
-    """
-
-    description: dict[str, Any]
-    result: Any
-    provenance: dict[str, Any]
-
-
 KINDS: dict[str, Kind] = {}
 # Runs that this process has used, by file name, for the record of the notebook that asked.
 _used: dict[str, dict[str, Any]] = {}
@@ -104,7 +67,7 @@ def stored(
     dump: Callable[[Any], Any] = lambda result: result,
     load: Callable[[Any], Any] = lambda result: result,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Mark a function whose results are kept, see :class:`Kind` for the arguments (Sec. A.12).
+    """Mark a function whose results are kept, see :class:`Kind` for the arguments.
 
     Numbers, text, lists, mappings and data among its arguments describe the run; ``device`` says where to compute and
     ``checkpoint``, a path or None, where an interrupted run goes on from, and neither describes it. An argument that is None
@@ -141,7 +104,7 @@ def stored(
 
 
 def used() -> list[dict[str, Any]]:
-    """The stored runs behind this process's results, with the commit, device and threads of each (Sec. A.12)."""
+    """The stored runs behind this process's results, with the commit, device and threads of each."""
     return [_used[name] for name in sorted(_used)]
 
 
@@ -183,7 +146,7 @@ def _compute(kind: Kind, arguments: dict[str, Any], checkpoint: Path | None) -> 
     except FloatingPointError as error:
         return Diverged(str(error))
     arrays: list[np.ndarray] = []
-    return _unpack(_pack(result, arrays), arrays)
+    return unpack(pack(result, arrays), arrays)
 
 
 def _note(path: Path, found: StoredRun) -> Any:
@@ -194,24 +157,14 @@ def _note(path: Path, found: StoredRun) -> Any:
 
 
 def describe(kind: Kind, arguments: dict[str, Any]) -> dict[str, Any]:
-    """What determines a run, in plain JSON (Sec. A.12)."""
+    """What determines a run, in plain JSON."""
     known = {name: value for name, value in arguments.items() if name != "device" and value is not None}
     described = recipes.describe(known)
     return {"kind": kind.name, "numerics": kind.numerics, "arguments": described}
 
 
-def file_name(description: dict[str, Any]) -> str:
-    """Name of a run's file: its kind and a hash of its description (Sec. A.12).
-
-    >>> file_name({"kind": "square", "numerics": 1, "arguments": {"number": 3.0}})
-    'square-081fcb049d996148f6da.npz'
-    """
-    text = json.dumps(description, sort_keys=True, separators=(",", ":"))
-    return f"{description['kind'].replace(' ', '-')}-{hashlib.sha256(text.encode()).hexdigest()[:20]}.npz"
-
-
 def replay(found: StoredRun, device: torch.device | str = "cpu") -> Any:
-    """Compute a stored run anew from its own description, and return what the kind's ``dump`` gives (Sec. A.12).
+    """Compute a stored run anew from its own description, and return what the kind's ``dump`` gives.
 
     Raises:
         ValueError: an unknown kind, other numerics than the library's, or data that cannot be made again.
@@ -233,7 +186,7 @@ def _kind(description: dict[str, Any]) -> Kind:
 
 
 def check(path: Path) -> StoredRun:
-    """Read a file of the store and see that it is one of this library's runs under its own name (Sec. A.12).
+    """Read a file of the store and see that it is one of this library's runs under its own name.
 
     Raises:
         DamagedRun: it is not.
@@ -246,61 +199,8 @@ def check(path: Path) -> StoredRun:
     return found
 
 
-def write(path: Path, run: StoredRun) -> None:
-    """Write a run's file, whole or not at all (Sec. A.12).
-
-    Raises:
-        OSError: the folder cannot be written.
-        TypeError: a result that is not made of numbers, text, arrays and tables.
-    """
-    arrays: list[np.ndarray] = []
-    packed = {"diverged": run.result.message} if isinstance(run.result, Diverged) else _pack(run.result, arrays)
-    content = {"format": _FORMAT, "description": run.description, "result": packed, "provenance": run.provenance}
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        # A fixed date: the same run is the same file, byte for byte.
-        archive.writestr(zipfile.ZipInfo("run.json"), json.dumps(content, indent=1), zipfile.ZIP_DEFLATED)
-        for index, array in enumerate(arrays):
-            name, data = (f"{index}.png", _png(array)) if _is_picture(array) else (f"{index}.npy", _npy(array))
-            archive.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED)
-        archive.comment = b"0" * _DIGEST
-    body = buffer.getvalue()[:-_DIGEST]
-    write_atomic(path, body + hashlib.sha256(body).hexdigest().encode())
-
-
-def read(path: Path, description: dict[str, Any] | None = None) -> StoredRun:
-    """Read a run's file (Sec. A.12).
-
-    Args:
-        path: the file.
-        description: what it must be a run of; None for whatever its name says.
-
-    Raises:
-        DamagedRun: truncated, changed, foreign, or under another run's name.
-    """
-    data = path.read_bytes()
-    body, digest = data[:-_DIGEST], data[-_DIGEST:]
-    if hashlib.sha256(body).hexdigest().encode() != digest:
-        raise DamagedRun(f"{path} is damaged: its {len(data)} bytes do not match their own checksum")
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            content = json.loads(archive.read("run.json"))
-            if content["format"] != _FORMAT:
-                raise ValueError(content["format"])
-            packed = content["result"]
-            diverged = isinstance(packed, dict) and "diverged" in packed
-            result = Diverged(packed["diverged"]) if diverged else _unpack(packed, archive)
-            found = StoredRun(content["description"], result, content["provenance"])
-            name = file_name(found.description)
-    except (zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
-        raise DamagedRun(f"{path} is not a stored run: {type(error).__name__}: {error}") from None
-    if name != path.name or description not in (None, found.description):
-        raise DamagedRun(f"{path} holds another run, {name}")
-    return found
-
-
 def keep(results: Path, cache: Path) -> list[str]:
-    """Bring the runs that the records name from the cache into ``runs``, and remove those that none names (Sec. A.12).
+    """Bring the runs that the records name from the cache into ``runs``, and remove those that none names.
 
     Args:
         results: ``results/paper``.
@@ -327,7 +227,7 @@ def keep(results: Path, cache: Path) -> list[str]:
 
 
 def difference(one: Any, other: Any) -> float:
-    """Largest difference of two results, as a share of the largest entry of each array; infinite if they are not alike (Sec. A.12).
+    """Largest difference of two results, as a share of the largest entry of each array; infinite if they are not alike.
 
     >>> difference({"psnr": np.array([1.0, 2.0])}, {"psnr": np.array([1.0, 2.5])})
     0.2
@@ -342,7 +242,7 @@ def difference(one: Any, other: Any) -> float:
             return np.inf
         # No machine repeats another's clock.
         return max((difference(one[key], other[key]) for key in one if key != "seconds"), default=0.0)
-    if isinstance(one, list) and not _is_numeric(one):
+    if isinstance(one, list) and not is_numeric(one):
         if not isinstance(other, list) or len(one) != len(other):
             return np.inf
         return max((difference(a, b) for a, b in zip(one, other)), default=0.0)
@@ -357,78 +257,6 @@ def difference(one: Any, other: Any) -> float:
         return np.inf
     largest = max(np.abs(one[finite]).max(initial=0.0), np.abs(other[finite]).max(initial=0.0))
     return float(np.abs(one[finite] - other[finite]).max(initial=0.0) / largest) if largest else 0.0
-
-
-def _pack(value: Any, arrays: list[np.ndarray]) -> Any:
-    """JSON in which every array is a number in a list of arrays."""
-    if value is None or isinstance(value, bool | str | int) or (isinstance(value, float) and np.isfinite(value)):
-        return value
-    if isinstance(value, np.generic):
-        return _pack(value.item(), arrays)
-    if isinstance(value, float):
-        return {"float": str(value)}
-    if isinstance(value, dict):
-        return {"dict": [[key, _pack(part, arrays)] for key, part in value.items()]}
-    if isinstance(value, pd.DataFrame):
-        columns = [[name, _pack(value[name].tolist(), arrays)] for name in value]
-        return {"table": columns, "index": _pack(value.index.tolist(), arrays)}
-    if isinstance(value, list | tuple) and not (len(value) > _INLINE and _is_numeric(value)):
-        return [_pack(part, arrays) for part in value]
-    array = np.asarray(value)
-    if array.dtype.kind not in "biuf":
-        raise TypeError(f"a run's result is numbers, text, arrays and tables, got {type(value).__name__}")
-    arrays.append(array)
-    return {"list" if isinstance(value, list | tuple) else "array": len(arrays) - 1}
-
-
-def _unpack(value: Any, source: zipfile.ZipFile | list[np.ndarray]) -> Any:
-    if isinstance(value, list):
-        return [_unpack(part, source) for part in value]
-    if not isinstance(value, dict):
-        return value
-    if "float" in value:
-        return float(value["float"])
-    if "dict" in value:
-        return {key: _unpack(part, source) for key, part in value["dict"]}
-    if "table" in value:
-        columns = {name: _unpack(part, source) for name, part in value["table"]}
-        return pd.DataFrame(columns, index=_unpack(value["index"], source))
-    (form, index), *_ = value.items()
-    array = source[index] if isinstance(source, list) else _array(source, index)
-    return array.tolist() if form == "list" else array
-
-
-def _is_numeric(values: list | tuple) -> bool:
-    """Whether a list is one array of whole or of real numbers, so that nothing changes its type on the way."""
-    try:
-        array = np.asarray(values)
-    except ValueError:  # ragged
-        return False
-    leaves = np.asarray(values, dtype=object).ravel()
-    return array.dtype.kind in "if" and len({type(leaf) for leaf in leaves} & {int, float, bool}) == 1
-
-
-def _array(archive: zipfile.ZipFile, index: int) -> np.ndarray:
-    if f"{index}.png" in archive.namelist():
-        with Image.open(io.BytesIO(archive.read(f"{index}.png"))) as picture:
-            return np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1))
-    return np.load(io.BytesIO(archive.read(f"{index}.npy")), allow_pickle=False)
-
-
-def _is_picture(array: np.ndarray) -> bool:
-    return array.dtype == np.uint8 and array.ndim == 3 and array.shape[0] == 3
-
-
-def _png(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(array.transpose(1, 2, 0))).save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
-
-
-def _npy(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()
 
 
 def _summary(description: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""How data were made: what names a run's data where their last bits depend on the machine (Sec. A.12).
+"""How data were made: what names a run's data where their last bits depend on the machine.
 
 A resized, truncated or noisy image differs in the last bits between processors, so a hash of its values would name one run
 differently on each of them. Functions that make data are marked with :func:`makes`; what they return knows its recipe, made of
@@ -19,7 +19,7 @@ _MAKERS: dict[str, Callable[..., Tensor]] = {}
 
 
 def makes(name: str) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
-    """Mark a function whose result is determined by its arguments: numbers, strings and other data (Sec. A.12).
+    """Mark a function whose result is determined by its arguments: numbers, strings and other data.
 
     Args:
         name: how recipes call it; it must outlive the function's place and name.
@@ -49,7 +49,7 @@ def makes(name: str) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]
 
 
 def attach(values: Tensor, recipe: dict[str, Any]) -> Tensor:
-    """Tell a tensor how it was made; a later change in place makes it forget (Sec. A.12)."""
+    """Tell a tensor how it was made; a later change in place makes it forget."""
     values._seplib_recipe = (values._version, recipe)
     return values
 
@@ -60,7 +60,7 @@ def _recipe(values: Tensor) -> dict[str, Any] | None:
 
 
 def of(values: Tensor | np.ndarray) -> dict[str, Any]:
-    """Recipe of a tensor or array, or the checksum of its values with dtype and shape if nobody told it one (Sec. A.12).
+    """Recipe of a tensor or array, or the checksum of its values with dtype and shape if nobody told it one.
 
     >>> of(np.zeros((2, 3)))["shape"]
     [2, 3]
@@ -74,7 +74,7 @@ def of(values: Tensor | np.ndarray) -> dict[str, Any]:
 
 
 def describe(value: Any) -> Any:
-    """What an argument is, in plain JSON: numbers and text as they are, data by their recipe (Sec. A.12).
+    """What an argument is, in plain JSON: numbers and text as they are, data by their recipe.
 
     Raises:
         TypeError: neither data nor plain.
@@ -96,7 +96,7 @@ def describe(value: Any) -> Any:
 
 
 def choices(settings: Any, without: Collection[str] = ()) -> dict[str, Any]:
-    """Fields of a settings dataclass that describe a run: those that differ from their default, so that a new one changes no run (Sec. A.12).
+    """Fields of a settings dataclass that describe a run: those that differ from their default, so that a new one changes no run.
 
     Args:
         settings: a dataclass instance.
@@ -107,7 +107,7 @@ def choices(settings: Any, without: Collection[str] = ()) -> dict[str, Any]:
 
 
 def rebuild(description: Any) -> Any:
-    """Arguments from their description, data made anew by their recipes (Sec. A.12).
+    """Arguments from their description, data made anew by their recipes.
 
     Raises:
         ValueError: data without a recipe, or made by nobody known.

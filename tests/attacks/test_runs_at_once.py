@@ -333,7 +333,7 @@ def test_two_makes_in_surroundings_that_lack_everything(checkout, tmp_path):
     path = checkout / "notebooks" / "good.ipynb"
     path.write_text(path.read_text().replace("seed = 0", "seed = 4"))
     os.utime(path, (10**9, 10**9))  # long before the results
-    os.utime(checkout / "seplib" / "claims.csv", (4 * 10**9, 4 * 10**9))  # and long after today
+    os.utime(checkout / "seplib" / "reproduce" / "claims.csv", (4 * 10**9, 4 * 10**9))  # and long after today
     run = make(checkout, "figures", **bare)
     assert run.communicate(timeout=300) and run.returncode == 0
     assert json.loads((results / "good" / "record.json").read_text())["claims"][0]["measured"]["seed"] == 4

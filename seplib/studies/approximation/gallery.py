@@ -16,7 +16,7 @@ from seplib.activations import Activation
 from seplib.approximation import Certificate, compression, expansions, interpolation, univariate
 from seplib.approximation.expansions import FORMS, Interval, Model
 from seplib.factors import FactorMLP
-from seplib.reproduce.claims import Comparison, above, all_of, at_most, below
+from seplib.reproduce.criteria import Comparison, above, all_of, at_most, below
 from seplib.reproduce.store import stored
 from seplib.separable import CP, MLP
 from seplib.studies.approximation.settings import RateSettings

@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from seplib.reproduce.claims import Comparison, above
+from seplib.reproduce.criteria import Comparison, above
 from seplib.reproduce.plotting import COLOURS, legend, panels
 from seplib.studies.images.fitting import ImageRun, fit_image, update_seconds
 from seplib.studies.images.settings import ConvergenceSettings, ImageSettings

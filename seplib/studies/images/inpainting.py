@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from seplib import metrics
-from seplib.reproduce.claims import DECIBELS, Comparison, above, at_least
+from seplib.reproduce.criteria import DECIBELS, Comparison, above, at_least
 from seplib.reproduce.plotting import band, legend, panels, sheet
 from seplib.studies.images.fitting import METHODS, fit_image
 from seplib.studies.images.representation import Study

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from seplib import metrics
-from seplib.reproduce.claims import DECIBELS, Comparison, above, at_least, below
+from seplib.reproduce.criteria import DECIBELS, Comparison, above, at_least, below
 from seplib.studies.images.fitting import METHODS, ImageRun, fit_image
 from seplib.studies.images.settings import ImageSettings
 from seplib.targets import ImageTarget

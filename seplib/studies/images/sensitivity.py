@@ -15,7 +15,7 @@ from torch import Tensor
 
 from seplib import ntk
 from seplib.reproduce import claims
-from seplib.reproduce.claims import DECIBELS, Case, above, all_of, at_least, at_most
+from seplib.reproduce.criteria import DECIBELS, Case, above, all_of, at_least, at_most
 from seplib.reproduce.plotting import COLOURS, panels
 from seplib.studies.images.fitting import ImageRun, fit_image
 from seplib.studies.images.settings import ImageSettings

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from seplib import metrics
 from seplib.reproduce import claims
-from seplib.reproduce.claims import Comparison, all_of, at_least, below
+from seplib.reproduce.criteria import Comparison, all_of, at_least, below
 from seplib.reproduce.plotting import COLOURS, panels
 from seplib.studies.images.fitting import METHODS, fit_image
 from seplib.studies.images.settings import ImageRankSettings

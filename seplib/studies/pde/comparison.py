@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from seplib.pde import diffusion_reference
-from seplib.reproduce.claims import Comparison, at_most, below, timed
+from seplib.reproduce.criteria import Comparison, at_most, below, timed
 from seplib.reproduce.store import stored
 from seplib.studies.pde.fitting import EQUATIONS, METHODS, PdeRun, chosen, final, fit_equation, loss, network
 from seplib.studies.pde.settings import EquationSettings

@@ -17,7 +17,7 @@ from seplib import metrics, ntk
 from seplib.baselines import IGA, MSK, as_points
 from seplib.factors import FactorMLP
 from seplib.preconditioning import SepPGD, modulate
-from seplib.reproduce.claims import Comparison, at_least, at_most, below
+from seplib.reproduce.criteria import Comparison, at_least, at_most, below
 from seplib.reproduce.plotting import COLOURS, legend, panels
 from seplib.reproduce.store import stored
 from seplib.separable import CP, MLP

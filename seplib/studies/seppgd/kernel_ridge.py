@@ -16,7 +16,7 @@ from seplib import metrics, ntk
 from seplib.baselines import MSK, as_points
 from seplib.factors import FactorMLP
 from seplib.preconditioning import SepPGD
-from seplib.reproduce.claims import Comparison, all_of, at_most, timed
+from seplib.reproduce.criteria import Comparison, all_of, at_most, timed
 from seplib.reproduce.plotting import band, legend, panels
 from seplib.reproduce.store import stored
 from seplib.ridge import Linearised, ridge_weights

@@ -11,7 +11,7 @@ from seplib.baselines import MSK
 from seplib.factors import FactorMLP
 from seplib.preconditioning import SepPGD
 from seplib.reproduce import claims
-from seplib.reproduce.claims import Comparison, all_of, at_most, below
+from seplib.reproduce.criteria import Comparison, all_of, at_most, below
 from seplib.reproduce.store import stored
 from seplib.separable import CP
 from seplib.studies.seppgd.kernel_ridge import FUNCTIONS

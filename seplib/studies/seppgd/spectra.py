@@ -17,7 +17,7 @@ from seplib import dynamics, ntk
 from seplib.baselines import MSK, as_points
 from seplib.factors import FactorMLP
 from seplib.preconditioning import Preconditioner, SepPGD, modulate
-from seplib.reproduce.claims import Comparison, at_most
+from seplib.reproduce.criteria import Comparison, at_most
 from seplib.reproduce.plotting import COLOURS, legend, panels
 from seplib.ridge import features
 from seplib.separable import CP

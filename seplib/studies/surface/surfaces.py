@@ -15,7 +15,7 @@ from torch import Tensor
 
 from seplib import tensorops
 from seplib.reproduce import plotting
-from seplib.reproduce.claims import Comparison, above
+from seplib.reproduce.criteria import Comparison, above
 from seplib.reproduce.store import stored
 from seplib.studies.images.fitting import take_turns, turns
 from seplib.studies.images.setups import METHODS, prepare, run_arguments
