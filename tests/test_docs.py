@@ -38,7 +38,7 @@ def cited(docstring: str) -> set[str]:
 def modules():
     """What speaks of the paper: the library and the studies. Machinery need not."""
     studies = pkgutil.walk_packages(seplib.studies.__path__, "studies.")
-    machinery = {"checkpoints", "targets.files", "targets.recipes"}
+    machinery = {"checkpoints", "targets.files"}
     return [name for name in [*pages.modules(), *(module.name for module in studies)] if name not in machinery]
 
 

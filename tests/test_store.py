@@ -18,8 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seplib import targets
-from seplib.reproduce import archive, store
-from seplib.targets import recipes
+from seplib.reproduce import archive, recipes, store
 
 CALLS = []
 

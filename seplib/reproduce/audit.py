@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import seplib
-from seplib.reproduce import archive, claims, comparing, runner, store
-from seplib.targets import recipes
+from seplib.reproduce import archive, claims, comparing, recipes, runner, store
 
 # Names of notebooks without stored runs, one a line.
 WAITING = "waiting.txt"

@@ -24,9 +24,9 @@ import numpy as np
 import pandas as pd
 import torch
 
+from seplib.reproduce import recipes
 from seplib.reproduce.archive import DamagedRun, Diverged, StoredRun, file_name, is_numeric, pack, read, unpack, write
 from seplib.reproduce.provenance import provenance
-from seplib.targets import recipes
 
 
 class MissingRun(LookupError):

@@ -14,7 +14,7 @@ from skimage import data as bundled
 from skimage.transform import resize
 from torch import Tensor
 
-from seplib.targets import recipes
+from seplib.reproduce import recipes
 
 # The USC-SIPI volume "misc", and the SHA-256 of each image's decoded pixels (row by row, RGB): one checksum for the
 # archive's TIFF and for a lossless copy in SEPLIB_DATA.

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from seplib.reproduce import recipes
 from seplib.reproduce.store import stored
-from seplib.targets import recipes
 from seplib.targets.meshes import check_sizes, read_mesh, voxelise
 
 # Address and SHA-256: of the Stanford repository's archive; of the uncompressed PLY, which lies in an archive with others.

@@ -17,10 +17,10 @@ from seplib.approximation import Certificate, compression, expansions, interpola
 from seplib.approximation.expansions import FORMS, Interval, Model
 from seplib.factors import FactorMLP
 from seplib.reproduce.criteria import Comparison, above, all_of, at_most, below
+from seplib.reproduce.recipes import choices
 from seplib.reproduce.store import stored
 from seplib.separable import CP, MLP
 from seplib.studies.approximation.settings import RateSettings
-from seplib.targets.recipes import choices
 from seplib.training import fit
 
 

@@ -11,12 +11,13 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from seplib import metrics
+from seplib.reproduce import recipes
 from seplib.reproduce.criteria import DECIBELS, Comparison, above, at_least
 from seplib.reproduce.plotting import band, legend, panels, sheet
 from seplib.studies.images.fitting import METHODS, fit_image
 from seplib.studies.images.representation import Study
 from seplib.studies.images.settings import InpaintingSettings
-from seplib.targets import ImageTarget, recipes
+from seplib.targets import ImageTarget
 
 
 @recipes.makes("known pixels")

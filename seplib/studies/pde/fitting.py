@@ -16,10 +16,10 @@ from seplib import pde
 from seplib.factors import FactorMLP
 from seplib.pde.loss import LOSSES, PhysicsLoss
 from seplib.preconditioning import SepPGD
+from seplib.reproduce.recipes import choices
 from seplib.reproduce.store import stored
 from seplib.separable import CP, MLP
 from seplib.studies.pde.settings import EquationSettings
-from seplib.targets.recipes import choices
 from seplib.training import State, descend
 
 METHODS = ("PINN", "SPINN", "SPINN (SepPGD)")

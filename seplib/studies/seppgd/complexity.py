@@ -19,10 +19,10 @@ from seplib.factors import FactorMLP
 from seplib.preconditioning import SepPGD, modulate
 from seplib.reproduce.criteria import Comparison, at_least, at_most, below
 from seplib.reproduce.plotting import COLOURS, legend, panels
+from seplib.reproduce.recipes import choices
 from seplib.reproduce.store import stored
 from seplib.separable import CP, MLP
 from seplib.studies.seppgd.settings import ComplexitySettings
-from seplib.targets.recipes import choices
 
 METHODS = ("GD", "MSK", "IGA", "SepPGD")
 

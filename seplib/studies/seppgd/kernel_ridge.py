@@ -18,12 +18,12 @@ from seplib.factors import FactorMLP
 from seplib.preconditioning import SepPGD
 from seplib.reproduce.criteria import Comparison, all_of, at_most, timed
 from seplib.reproduce.plotting import band, legend, panels
+from seplib.reproduce.recipes import choices
 from seplib.reproduce.store import stored
 from seplib.ridge import Linearised, ridge_weights
 from seplib.separable import CP, MLP
 from seplib.studies.seppgd.settings import RidgeSettings
 from seplib.targets import f1, f2, f3
-from seplib.targets.recipes import choices
 from seplib.training import State, fit
 
 FUNCTIONS = {"f1": f1, "f2": f2, "f3": f3}

@@ -12,11 +12,11 @@ from seplib.factors import FactorMLP
 from seplib.preconditioning import SepPGD
 from seplib.reproduce import claims
 from seplib.reproduce.criteria import Comparison, all_of, at_most, below
+from seplib.reproduce.recipes import choices
 from seplib.reproduce.store import stored
 from seplib.separable import CP
 from seplib.studies.seppgd.kernel_ridge import FUNCTIONS
 from seplib.studies.seppgd.settings import ScatteredSettings
-from seplib.targets.recipes import choices
 from seplib.training import State, fit
 
 METHODS = ("SepNN", "SepNN (MSK)", "SepNN (SepPGD)")
