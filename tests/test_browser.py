@@ -65,6 +65,12 @@ FORMULAS = """() => {
 }"""
 
 
+# Tables that are cut where the page ends.
+TABLES = """() => [...document.querySelectorAll('article table')].filter(t => {
+  for (let e = t; e.tagName !== 'ARTICLE'; e = e.parentElement) if (e.scrollWidth > e.clientWidth + 1 && !/^T/.test(e.tagName)) return true;
+  return false; }).map(t => t.innerText.slice(0, 60))"""
+
+
 class Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_):
         pass
@@ -168,6 +174,7 @@ def survey(chromium, address, book):
                 "theme": page.evaluate("document.documentElement.dataset.theme"),
                 "contrast": page.evaluate(CONTRAST),
                 **page.evaluate(FORMULAS),
+                "tables": page.evaluate(TABLES),
                 "faults": reader.faults[before:],
             }
         reader.context.close()
@@ -198,6 +205,19 @@ def test_every_formula_is_typeset_without_error(survey):
 )
 def test_formulas_have_room(fault, widths, survey):
     assert {name: seen[fault] for (name, theme), seen in survey.items() if theme in widths and seen[fault]} == {}
+
+
+def test_tables_have_room_on_a_desktop(survey):
+    assert {name: seen["tables"] for (name, theme), seen in survey.items() if theme == "dark" and seen["tables"]} == {}
+
+
+def test_a_notebook_begins_with_what_it_is_about(read, address):
+    page = read(f"{address}/notebooks/image_noise.html")
+    folded = page.locator("details.hide")
+    assert folded.all_inner_texts() == ["Parameters and their defaults", "Parameters of this run", "Imports and settings"]
+    assert "checksum" in page.locator(".cell_output").first.inner_text(), "where the image comes from stays in sight"
+    folded.last.locator("summary").click()
+    assert "claims.Report(" in folded.last.inner_text() and "NoiseSettings(" in folded.last.inner_text()
 
 
 def test_print_cuts_nothing(chromium, address, book):

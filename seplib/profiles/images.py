@@ -20,7 +20,7 @@ class ImageSettings:
         activation, parametrization: of the factors, see :class:`seplib.FactorMLP`.
         scale: "rank" for the factor 1/sqrt(R), None for none, see :class:`seplib.CP`.
         low: the axes run from here to 1.
-        features, frequency: number of Fourier features and their scale in cycles a unit; none if 0.
+        features, frequency: number of Fourier features and their scale in cycles per unit; none if 0.
         last: factor on the initial weights of the last layer.
         g: modulation function, "flat", "sqrt" or "geometric".
         eps: Adam's epsilon. The loss is a sum of squares over N pixels; their mean instead is the same training with an
