@@ -132,7 +132,7 @@ def said(cell: dict[str, Any]) -> list[dict[str, Any]]:
     if "hide-cell" not in cell["metadata"]["tags"] or not printed:
         return [cell]
     rest = [output for output in cell["outputs"] if output not in printed]
-    shown = {"id": f"{cell['id']}-printed", "source": "", "outputs": printed, "metadata": {"tags": ["remove-input"]}}
+    shown = {"id": f"{cell['id']}-printed", "outputs": printed, "metadata": {"tags": ["remove-input"]}}
     return [cell | {"outputs": rest}, cell | shown]
 
 

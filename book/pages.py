@@ -64,7 +64,9 @@ def _number(value: Any) -> str:
     if isinstance(value, int) or value == 0:
         text = f"{value:g}"
     elif 1e-3 <= abs(value) < 1e5:
-        text = f"{value:.3g}" if abs(value) < 1 else f"{value:.0f}" if abs(value) >= 1e4 else f"{value:#.4g}".rstrip(".")
+        text = (
+            f"{value:.3g}" if abs(value) < 1 else f"{value:.0f}" if abs(value) >= 1e4 else f"{value:#.4g}".rstrip(".")
+        )
     else:
         mantissa, exponent = f"{value:.2e}".split("e")
         text = f"{mantissa}·10<sup>{int(exponent)}</sup>"

@@ -214,7 +214,11 @@ def test_tables_have_room_on_a_desktop(survey):
 def test_a_notebook_begins_with_what_it_is_about(read, address):
     page = read(f"{address}/notebooks/image_noise.html")
     folded = page.locator("details.hide")
-    assert folded.all_inner_texts() == ["Parameters and their defaults", "Parameters of this run", "Imports and settings"]
+    assert folded.all_inner_texts() == [
+        "Parameters and their defaults",
+        "Parameters of this run",
+        "Imports and settings",
+    ]
     assert "checksum" in page.locator(".cell_output").first.inner_text(), "where the image comes from stays in sight"
     folded.last.locator("summary").click()
     assert "claims.Report(" in folded.last.inner_text() and "NoiseSettings(" in folded.last.inner_text()

@@ -85,7 +85,7 @@ def _typeset(text):
 
 
 def _tables(html):
-    """Tables of a notebook: numbers and signs as a reader writes them, columns without any number marked as words."""
+    """Tables of a notebook: numbers and signs as a reader writes them, columns of words marked as such."""
     soup = bs4.BeautifulSoup(html, "html.parser")
     for table in soup.find_all("table"):
         rows = [row.find_all("td") for row in table.find_all("tr")]
@@ -100,8 +100,8 @@ def _tables(html):
         heads = [row.find_all("th") for row in table.select("thead tr")]
         for place, column in enumerate(itertools.zip_longest(*(row[::-1] for row in rows if row)), 1):
             cells = [cell for cell in column if cell]
-            texts = [cell.get_text().strip() for cell in cells]
-            if not any(re.match(r"[+−]?[\d∞]", text) for text in texts):
+            texts = [text for cell in cells if (text := cell.get_text().strip().strip("–"))]
+            if texts and not any(re.match(r"[+−]?[\d∞]", text) for text in texts):
                 kind = ["words", "long"] if max(map(len, texts)) > 24 else ["words"]
                 for cell in [*cells, *(head[-place] for head in heads if len(head) >= place)]:
                     cell["class"] = [*cell.get("class", []), *kind]
