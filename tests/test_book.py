@@ -417,7 +417,7 @@ def test_statements_and_equations_carry_the_papers_numbers(sample):
     assert "see Fig. 1 , Definition 1 , Lemma A and (8)" in text
     assert re.findall(r'<span class="eqno">\((\w+)', (sample / "index.html").read_text()) == ["8", "a"]
     assert re.findall(r'<span class="eqno">\((\w+)', (sample / "chapter.html").read_text()) == ["1a", "1b"]
-    assert "is 6.1, see Lemma B and (1b) , after Lemma A and (a)" in text_of(sample / "chapter.html")
+    assert "is 6.1 , see Lemma B and (1b) , after Lemma A and (a)" in text_of(sample / "chapter.html")
 
 
 def test_glue_and_picture_come_from_the_paper_run(sample):
