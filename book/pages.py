@@ -64,7 +64,9 @@ def _number(value: Any) -> str:
     if isinstance(value, int) or value == 0:
         text = f"{value:g}"
     elif 1e-3 <= abs(value) < 1e5:
-        text = f"{value:.3g}" if abs(value) < 1 else f"{value:#.4g}".rstrip(".")
+        text = (
+            f"{value:.3g}" if abs(value) < 1 else f"{value:.0f}" if abs(value) >= 1e4 else f"{value:#.4g}".rstrip(".")
+        )
     else:
         mantissa, exponent = f"{value:.2e}".split("e")
         text = f"{mantissa}·10<sup>{int(exponent)}</sup>"
@@ -106,7 +108,8 @@ def _verdict_cell(entry: dict[str, Any]) -> str:
 def _margin(name: str, margin: dict[str, Any]) -> str:
     """The case of a claim that is nearest to its threshold, in words."""
     value, bound, distance = (_number(float(f"{margin[key]:.3g}")) for key in ("value", "bound", "distance"))
-    text = f"nearest: {html.escape(name)}, {value} {html.escape(margin['relation'])} {bound}, distance {distance}"
+    relation = {"<=": "≤", ">=": "≥"}.get(margin["relation"], html.escape(margin["relation"]))
+    text = f"nearest: {html.escape(name)}, {value} {relation} {bound}, distance {distance}"
     return text + (f" ({margin['note']})" if "note" in margin else "")
 
 

@@ -38,7 +38,7 @@ def error_spectrum(prediction: Tensor, target: Tensor) -> tuple[Float[Tensor, " 
         target: ``(C, H, W)``.
 
     Returns:
-        Frequencies in cycles a pixel (centres of rings up to the corner sqrt(1/2)) and the energy in each ring; the
+        Frequencies in cycles per pixel (centres of rings up to the corner sqrt(1/2)) and the energy in each ring; the
         energies add up to the mean squared error (Parseval).
 
     >>> f, e = error_spectrum(torch.ones(1, 8, 8), torch.zeros(1, 8, 8))

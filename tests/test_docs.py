@@ -93,7 +93,10 @@ def test_the_parser_of_citations():
         ("+1.54", ("+1.54", "")),
         ("3e-16", ("3", "−16")),
         ("-1.2e+05", ("−1.2", "5")),
+        ("6.1e+00", ("6.1", "")),
         ("nan", ("–", "")),
+        ("inf", ("∞", "")),
+        (" <= ", ("≤", "")),
         ("w0 = -40", ("w0 = -40", "")),
     ],
 )
@@ -101,14 +104,24 @@ def test_numbers_of_a_run_are_set_as_numbers(text, shown):
     assert paper._typeset(text) == shown
 
 
-def test_cells_of_a_table_are_set_as_numbers():
-    row = '<tr><th>a-1</th><td class="x-2" >-0.50</td><td >1.5e-07</td><td>nan</td><td>a-b</td></tr>'
-    node = paper.nodes.raw("", row, format="html")
+def test_cells_of_a_table_are_set_as_numbers_or_words():
+    long = "a condition number no larger than before"
+    table = (
+        "<table><thead><tr><th></th><th>value</th><th>case</th><th>holds</th><th>gap</th></tr></thead><tbody>"
+        f'<tr><th>a-1</th><td class="x-2">-0.50</td><td>{long}</td><td>&lt;=</td><td>nan</td></tr>'
+        "<tr><th>b</th><td>1.5e-07</td><td>a-b</td><td>True</td><td></td></tr>"
+        "<tr><th>c</th><td>nan</td><td></td><td>–</td><td>–</td></tr>"
+        "</tbody></table>"
+    )
+    node = paper.nodes.raw("", table, format="html")
     document = paper.nodes.section("", node)
     app = types.SimpleNamespace(env=types.SimpleNamespace(get_domain=lambda _: types.SimpleNamespace(equations={})))
     paper.print_numbers(app, document, "page")
     assert node.astext() == (
-        '<tr><th>a-1</th><td class="x-2" >−0.50</td><td >1.5·10<sup>−7</sup></td><td>–</td><td>a-b</td></tr>'
+        '<table><thead><tr><th></th><th>value</th><th class="words long">case</th><th class="words">holds</th><th>gap</th></tr></thead><tbody>'
+        f'<tr><th>a-1</th><td class="x-2">−0.50</td><td class="words long">{long}</td><td class="words">≤</td><td>–</td></tr>'
+        '<tr><th>b</th><td>1.5·10<sup>−7</sup></td><td class="words long">a-b</td><td class="words">True</td><td></td></tr>'
+        '<tr><th>c</th><td>–</td><td class="words long"></td><td class="words">–</td><td>–</td></tr></tbody></table>'
     )
 
 

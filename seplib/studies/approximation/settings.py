@@ -31,7 +31,7 @@ class RateSettings:
     Attributes:
         ranks: of the curves.
         trained_ranks: of the trained networks.
-        size: grid points an axis for training.
+        size: grid points per axis for training.
         iterations: of Adam.
         seeds: number of seeds.
     """

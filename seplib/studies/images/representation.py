@@ -39,7 +39,7 @@ def study(targets: Sequence[ImageTarget], settings: ImageSettings, seed: int, de
 def table(targets: Sequence[ImageTarget], study: Study, steps: dict[str, float]) -> pd.DataFrame:
     """Quality at the last update by image and method: mean and standard deviation over seeds (Figs. 3 and 7-9).
 
-    The columns: last and best PSNR in dB, SSIM, the mean squared error's share above a quarter cycle a pixel (half the
+    The columns: last and best PSNR in dB, SSIM, the mean squared error's share above a quarter of a cycle per pixel (half the
     Nyquist frequency) in 1e-6, and seconds of training at the pace of :func:`seplib.studies.images.fitting.step_seconds`.
     """
     rows = []

@@ -20,7 +20,7 @@ class ImageSettings:
         activation, parametrization: of the factors, see :class:`seplib.FactorMLP`.
         scale: "rank" for the factor 1/sqrt(R), None for none, see :class:`seplib.CP`.
         low, high: the axes run from here to there.
-        features, frequency: number of Fourier features and their scale in cycles a unit; none if 0.
+        features, frequency: number of Fourier features and their scale in cycles per unit; none if 0.
         last, hidden: initial law of the last layer and of those between the first and the last, see :data:`seplib.studies.images.setups.LAWS`;
             None for the parametrization's.
         bias: whether the layers have biases.

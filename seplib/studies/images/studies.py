@@ -32,7 +32,7 @@ class SensitivitySettings:
         ks: modulated eigenvalues (Table 2; all but the last again in Table 3).
         ranks, periods, widths: R (Table 3), iterations between two preconditioners (Table 4), W (Table 6).
         noises: standard deviations (Table 7).
-        features, frequency: number of Fourier features and their scale in cycles a unit (Table 5), not stated in the paper.
+        features, frequency: number of Fourier features and their scale in cycles per unit (Table 5), not stated in the paper.
         relu_ks: modulated eigenvalues that are tried with ReLU.
     """
 
@@ -111,7 +111,7 @@ _READINGS: dict[str, dict[str, Any]] = {
     "mean, without 1/sqrt(R)": {"eps": 1e-8 * 512**2 / 2, "scale": None},
 }
 
-# Number of Fourier features and their scale in cycles a unit, two units to an axis: not stated in the paper either.
+# Number of Fourier features and their scale in cycles per unit, two units to an axis: not stated in the paper either.
 _FEATURES = 256
 _ENCODINGS: dict[str, dict[str, Any]] = {
     f"{scale:g} cycles a unit": {

@@ -39,7 +39,7 @@ def stack(models: Sequence[nn.Module]) -> nn.Module:
 
 
 def square(side: int, device: torch.device | str = "cpu", dims: int = 2) -> tuple[list[Tensor], Tensor]:
-    """Axes and points, in float64, of the regular grid on ``[-1, 1]^D`` with ``side`` points an axis (Fig. 1)."""
+    """Axes and points, in float64, of the regular grid on ``[-1, 1]^D`` with ``side`` points per axis (Fig. 1)."""
     axes = [torch.linspace(-1, 1, side, dtype=torch.float64, device=device)] * dims
     return axes, torch.cartesian_prod(*axes)
 
@@ -85,7 +85,7 @@ def exactness(settings: NtkExactSettings, seed: int, device: torch.device) -> pd
 
 def _compare(name, model, dims, settings, generator, grid=False) -> dict[str, Any]:
     device = next(model.parameters()).device
-    # Unequal numbers of points an axis, the more axes the fewer.
+    # Unequal numbers of points per axis, the more axes the fewer.
     sizes = [int(settings.points ** (1 / dims)) + d for d in range(dims)]
     draw = [torch.rand(n, dtype=torch.float64, generator=generator).to(device) * 2 - 1 for n in sizes]
     if grid:

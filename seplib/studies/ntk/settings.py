@@ -10,11 +10,11 @@ class NtkExactSettings:
     Attributes:
         width, rank, depth: of the networks whose kernels are compared with the Jacobians' product; depth of the deep ones.
         points: number of scattered points.
-        spectrum_side: points an axis of the grid whose spectrum is computed.
+        spectrum_side: points per axis of the grid whose spectrum is computed.
         spectrum_size: W = R of that network, SIREN with three layers.
         top: number of its eigenvalues.
         activation: of the networks of the pseudo-NTK's sweep, two layers as in Theorem 2.
-        side: points an axis of that sweep's grid.
+        side: points per axis of that sweep's grid.
         seeds: number of seeds, counted from the notebook's ``seed``.
         widths: the sweep's W.
         pseudo_rank: its fixed R, that of Fig. 1(a).
@@ -40,7 +40,7 @@ class NtkLimitsSettings:
 
     Attributes:
         activation: the paper does not name Fig. 1's.
-        side: points an axis of the grid on [-1, 1]^2.
+        side: points per axis of the grid on [-1, 1]^2.
         seeds: number of seeds, counted from the notebook's ``seed``; the paper's ten.
         sizes: W = R.
         rank: fixed R of Fig. 1(a), the paper's 50.

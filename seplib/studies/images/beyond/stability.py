@@ -92,7 +92,7 @@ class Course:
         eigenvalues: ``(T, D, E, n)`` of the factors' pseudo-NTKs, falling.
         inside: ``(T, E, n)``, share of the squared residual in the first k x k pairs of their eigenvectors, by k.
         energy: ``(T, bins)``, the error by spatial frequency, see :func:`seplib.metrics.error_spectrum`.
-        frequency: ``(bins,)`` in cycles a pixel.
+        frequency: ``(bins,)`` in cycles per pixel.
     """
 
     psnr: np.ndarray
