@@ -40,7 +40,12 @@ class Network(nn.Module):
 
     def set_extra_state(self, state: Tensor) -> None:
         """Compare the traits (Sec. A.12)."""
-        found = json.loads(bytes(state[0].tolist()))
+        try:
+            found = dict(json.loads(bytes(state[0].tolist())))
+        except (ValueError, TypeError, IndexError):
+            raise ValueError(
+                "the state dict does not say whose weights it holds: its _extra_state is damaged"
+            ) from None
         for name, ours in self.traits().items():
             if found.get(name) != ours:
                 raise ValueError(f"these are weights of a network with {name} {found.get(name)}, this one has {ours}")

@@ -178,7 +178,9 @@ class Tucker(Separable):
         shape = (self.ensemble, *ranks)
         core = torch.randn(shape, dtype=torch.float64, generator=generator, device=generator and generator.device)
         like = some_parameter(self.factors)
-        self.core = nn.Parameter((core / math.prod(ranks) ** 0.5).to(torch.get_default_dtype() if like is None else like))
+        self.core = nn.Parameter(
+            (core / math.prod(ranks) ** 0.5).to(torch.get_default_dtype() if like is None else like)
+        )
 
     def traits(self) -> dict[str, Any]:
         """None: the core's shape tells the ranks (Eq. (3))."""
