@@ -10,6 +10,7 @@ import importlib
 from types import ModuleType
 
 from seplib.baselines import IGA, MSK
+from seplib.checkpoints import load, save
 from seplib.factors import FactorMLP, FourierFeatures
 from seplib.preconditioning import SepPGD
 from seplib.separable import CP, MLP, TT, Tucker
@@ -32,17 +33,19 @@ __all__ = [
     "dynamics",
     "fit",
     "limits",
+    "load",
     "ntk",
     "pde",
     "preconditioning",
     "ridge",
+    "save",
     "targets",
     "tensorops",
 ]
 
 
 def __getattr__(name: str) -> ModuleType:
-    """Load a module when it is first asked for: some bring SciPy, pandas or scikit-image along, the networks need torch alone."""
+    """Load a module when it is first asked for: some bring SciPy, pandas or scikit-image along, the networks need torch and NumPy alone."""
     if name in __all__:
         return importlib.import_module(f"{__name__}.reproduce.claims" if name == "claims" else f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,7 +10,8 @@ of the cancellation in ``a b - q^2``.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,6 +36,7 @@ class Activation:
         lipschitz: smallest Lipschitz constants of sigma and of sigma'; infinite where there is none, as at a kink.
         strip: distance of the real axis to the nearest singularity of sigma in the complex plane.
         together: z -> all four of value, slope, curvature and third, where that is cheaper than one by one.
+        source: name and frequency that :func:`get` made it from, as which it is pickled; None for one of one's own.
     """
 
     name: str
@@ -47,6 +49,10 @@ class Activation:
     lipschitz: tuple[float, float] = (math.inf, math.inf)
     strip: float = math.inf
     together: Callable[[Tensor], tuple[Tensor, Tensor, Tensor, Tensor]] | None = None
+    source: tuple[str, float] | None = field(default=None, init=False)
+
+    def __reduce_ex__(self, protocol: int) -> tuple[Any, ...]:
+        return (get, self.source) if self.source else super().__reduce_ex__(protocol)
 
     def derivatives(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Sigma and its first three derivatives, sharing work where they can (Sec. A.12, PINNs)."""
@@ -215,4 +221,6 @@ def get(name: str | Activation, omega: float = 1.0) -> Activation:
         return name
     if name not in _BUILDERS:
         raise ValueError(f"activation must be one of {', '.join(NAMES)}, got {name!r}")
-    return _BUILDERS[name](omega)
+    found = _BUILDERS[name](omega)
+    object.__setattr__(found, "source", (name, omega))  # not an argument: a copy with other functions has no source
+    return found

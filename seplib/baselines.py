@@ -4,29 +4,33 @@ Both know nothing of a grid's structure, so they serve any network whose kernel 
 grid or at scattered points, and pay for it with a kernel as large as the square of the number of points.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from seplib import ntk
-from seplib.preconditioning import Preconditioner, check_modulation, modulate, restored
+from seplib.factors import Data, as_input
+from seplib.preconditioning import Method, check_modulation, modulate
+from seplib.separable import some_parameter
 
 
-def as_points(axes: Sequence[Tensor] | Tensor) -> Tensor:
+def as_points(axes: Sequence[Data] | Data, network: torch.nn.Module | None = None) -> Tensor:
     """All points of a grid, ``(n_1 ... n_D, D)``, last coordinate fastest; scattered points as they are (Sec. 4).
 
     >>> as_points([torch.tensor([0., 1.]), torch.tensor([2., 3.])]).tolist()
     [[0.0, 2.0], [0.0, 3.0], [1.0, 2.0], [1.0, 3.0]]
     """
-    return axes if isinstance(axes, Tensor) else torch.cartesian_prod(*axes)
+    like = some_parameter(network)
+    if isinstance(axes, Data):
+        return as_input(axes, like, "array of points")
+    return torch.cartesian_prod(*(as_input(x, like, "axis") for x in axes))
 
 
-class MSK:
+class MSK(Method):
     """Descent with a modified kernel spectrum, ``grad f(X)^T S r``, S from the N x N kernel itself (Sec. 4, Table 1).
 
-    Called with a residual it returns ``S r``: the eigenvalues of ``K S`` are exactly ``g(lambda_i)``. Plug it into
-    :func:`seplib.training.fit`.
+    Called with a residual it returns ``S r``: the eigenvalues of ``K S`` are exactly ``g(lambda_i)``.
 
     Args:
         model: any network that :func:`seplib.ntk.empirical` knows.
@@ -47,40 +51,28 @@ class MSK:
     def __init__(
         self,
         model: torch.nn.Module,
-        axes: Sequence[Tensor] | Tensor,
+        axes: Sequence[Data] | Data,
         k: int = 25,
         update_every: int = 10,
         g: str = "flat",
         solver: str = "lanczos",
     ):
-        self.model, self.points = model, as_points(axes)
+        self.model, self.points = model, as_points(axes, model)
+        super().__init__([len(self.points)], self.points)
         check_modulation(k, len(self.points), "number of points", update_every, g, solver)
         self.k, self.update_every, self.g, self.solver = k, update_every, g, solver
-        self.preconditioner: Preconditioner | None = None
 
-    def update(self) -> None:
-        """Compute S anew from the network's kernel (Sec. 4)."""
-        self.preconditioner = modulate(ntk.empirical(self.model, self.points), self.k, self.g, self.solver)
+    def kernels(self) -> Iterable[Tensor]:
+        """The network's own kernel (Sec. 4)."""
+        return [ntk.empirical(self.model, self.points)]
 
-    def __call__(self, residual: Tensor, iteration: int) -> Tensor:
-        """Preconditioned residual ``S r``, of the residual's shape (Table 1)."""
-        flat = _flat(residual, self.points)
-        if iteration % self.update_every == 0 or self.preconditioner is None:
-            self.update()
-        return self.preconditioner.apply(flat, 0).view_as(residual)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Tensors that a checkpoint must hold to go on exactly (Sec. 4)."""
-        made = self.preconditioner
-        return {} if made is None else {"vectors": made.vectors, "damping": made.damping}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Undo :meth:`state_dict`."""
-        pair = (state["vectors"], state["damping"]) if state else None
-        self.preconditioner = pair and restored(pair, len(self.points), self.k, self.points)
+    def precondition(self, cotangent: Tensor, iteration: int) -> Tensor:
+        """``S r`` (Table 1)."""
+        flat = _flat(cotangent, self.points)
+        return self.current(iteration)[0].apply(flat, 0).view_as(cotangent)
 
 
-class IGA:
+class IGA(Method):
     """Inductive gradient adjustment, the mini-batch method ``grad f(X_i)^T S_i r_i`` of Table 1 (Sec. 4).
 
     The points are shuffled once into p batches; iteration t serves batch ``t mod p`` with the modulated kernel of that
@@ -106,43 +98,38 @@ class IGA:
     def __init__(
         self,
         model: torch.nn.Module,
-        axes: Sequence[Tensor] | Tensor,
+        axes: Sequence[Data] | Data,
         batches: int = 4,
         k: int = 25,
         update_every: int = 10,
         g: str = "flat",
         generator: torch.Generator | None = None,
     ):
-        self.model, self.points = model, as_points(axes)
+        self.model, self.points = model, as_points(axes, model)
         if not 1 <= batches <= len(self.points):
             raise ValueError(f"batches must be between 1 and the number of points {len(self.points)}, got {batches}")
         check_modulation(k, len(self.points) // batches, "smallest batch", update_every, g)
         self.k, self.update_every, self.g = k, update_every, g
         order = torch.randperm(len(self.points), generator=generator, device=generator and generator.device)
         self.batches = order.to(self.points.device).tensor_split(batches)
-        self.preconditioners: dict[int, tuple[int, Preconditioner]] = {}
+        super().__init__([len(rows) for rows in self.batches], self.points)
+        self.preconditioners, self.made = [None] * batches, [None] * batches
 
-    def __call__(self, residual: Tensor, iteration: int) -> Tensor:
-        """Preconditioned residual of this iteration's batch, zero elsewhere (Table 1)."""
-        flat, index = _flat(residual, self.points), iteration % len(self.batches)
+    def kernels(self) -> Iterable[Tensor]:
+        """The kernels of all batches, one by one (Sec. 4)."""
+        return (ntk.empirical(self.model, self.points[rows]) for rows in self.batches)
+
+    def precondition(self, cotangent: Tensor, iteration: int) -> Tensor:
+        """``S_i r_i`` for this step's batch, zero elsewhere (Table 1)."""
+        flat, index = _flat(cotangent, self.points), iteration % len(self.batches)
         rows = self.batches[index]
-        made, preconditioner = self.preconditioners.get(index, (None, None))
+        made = self.made[index]
         if made is None or iteration - made >= self.update_every:
-            preconditioner = modulate(ntk.empirical(self.model, self.points[rows]), self.k, self.g)
-            self.preconditioners[index] = (iteration, preconditioner)
+            kernel = ntk.empirical(self.model, self.points[rows])
+            self.preconditioners[index], self.made[index] = modulate(kernel, self.k, self.g), iteration
         result = torch.zeros_like(flat)
-        result[:, rows] = len(self.batches) * preconditioner.apply(flat[:, rows], 0)
-        return result.view_as(residual)
-
-    def state_dict(self) -> dict[int, tuple[int, Tensor, Tensor]]:
-        """Tensors that a checkpoint must hold to go on exactly (Sec. 4)."""
-        return {i: (made, p.vectors, p.damping) for i, (made, p) in self.preconditioners.items()}
-
-    def load_state_dict(self, state: dict[int, tuple[int, Tensor, Tensor]]) -> None:
-        """Undo :meth:`state_dict`."""
-        self.preconditioners = {
-            i: (made, restored(pair, len(self.batches[i]), self.k, self.points)) for i, (made, *pair) in state.items()
-        }
+        result[:, rows] = len(self.batches) * self.preconditioners[index].apply(flat[:, rows], 0)
+        return result.view_as(cotangent)
 
 
 def _flat(residual: Tensor, points: Tensor) -> Tensor:

@@ -17,9 +17,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-_MAGIC = b"seplib checkpoint 1, SHA-256 "
+from seplib.factors import FactorMLP, FourierFeatures, Network
+from seplib.separable import CP, MLP, TT, Tucker
+
 # Of an optimizer's defaults: how it computes, not what.
 _MEANS = {"foreach", "fused", "capturable", "differentiable"}
 _SAMPLED = 256
@@ -60,40 +62,27 @@ class Checkpoint:
     Args:
         path: of the file.
         step: the loss, whose data the run belongs to, see :class:`seplib.training.Step`.
-        model: the network, with the weights that the run begins with.
-        optimizer: of its parameters.
-        preconditioner: None, or with a state if it has one.
+        parts: model, optimizer, preconditioner and scheduler by name, each None or with a state if it has one.
+        clip: of the gradient.
     """
 
-    def __init__(self, path: Path, step: Any, model: torch.nn.Module, optimizer: Any, preconditioner: Any):
-        self.path, self.model, self.optimizer, self.preconditioner = path, model, optimizer, preconditioner
+    def __init__(self, path: Path, step: Any, parts: dict[str, Any], clip: float | None):
+        self.path, self.parts = path, {name: part for name, part in parts.items() if hasattr(part, "state_dict")}
         axes = [step.axes] if isinstance(step.axes, Tensor) else list(step.axes)
         mask = getattr(step, "mask", None)
-        self._settings = _settings(model, optimizer, preconditioner)
+        self._settings = _settings(**parts) | {"clip": repr(clip)}
         self._samples = {
             "data": _sample([step.target, *axes, *([] if mask is None else [mask])]),
-            "initial weights": _sample(list(model.parameters())),
+            "initial weights": _sample(list(parts["model"].parameters())),
         }
 
     def save(self, history: dict[str, Any]) -> None:
-        """Write the state of the run and its history, lists of numbers by name.
-
-        Raises:
-            OSError: as :func:`write_atomic`.
-        """
-        state = {
-            "settings": self._settings,
-            "samples": self._samples,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "preconditioner": self._state(),
-            "history": history,
-        }
-        body = packed(state)
-        write_atomic(self.path, _MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+        """Write the state of the run and its history, lists of numbers by name. OSError as :func:`write_atomic`."""
+        state = {"settings": self._settings, "samples": self._samples, "history": history, **self._state()}
+        write_atomic(self.path, _sealed("checkpoint", state))
 
     def resume(self, iterations: int) -> dict[str, Any] | None:
-        """Set network, optimizer and preconditioner to where the run was left, all of it or nothing.
+        """Set network, optimizer and whatever else to where the run was left, all of it or nothing.
 
         A file that is damaged is kept beside, as ``NAME.damaged``; a warning says so, and the run starts over.
 
@@ -111,42 +100,39 @@ class Checkpoint:
             return None
         if not self.path.is_file():
             raise ValueError(f"checkpoint {self.path} is not a regular file")
-        head, _, body = self.path.read_bytes().partition(b"\n")
-        if not head.startswith(_MAGIC):
-            return self._start_over("it does not begin as a checkpoint")
-        if head.removeprefix(_MAGIC).decode("latin-1") != hashlib.sha256(body).hexdigest():
-            return self._start_over("its checksum is wrong")
         try:
-            state = unpacked(body)
+            state = _unsealed("checkpoint", self.path.read_bytes())
             settings = dict(state["settings"])
             samples = {what: np.array(state["samples"][what], dtype=float) for what in self._samples}
             updates = _updates(state["history"])
+        except _Broken as reason:
+            return self._start_over(str(reason))
+        except OSError:
+            raise
         except Exception as error:  # intact, but not what is written here
             return self._start_over(f"{type(error).__name__}: {error}")
         self._check_run(settings, samples)
         if updates > iterations:
             raise ValueError(f"checkpoint {self.path} holds {updates} updates, more than the {iterations} asked for")
-        before = copy.deepcopy((self.model.state_dict(), self.optimizer.state_dict(), self._state()))
+        before = copy.deepcopy(self._state())
         try:
-            self._take(state["model"], state["optimizer"], state["preconditioner"])
+            self._take(state)
         except Exception as error:
-            self._take(*before)
+            self._take(before)
             return self._start_over(f"{type(error).__name__}: {str(error).splitlines()[0]}")
         return state["history"]
 
-    def _state(self) -> dict:
-        return getattr(self.preconditioner, "state_dict", dict)()
+    def _state(self) -> dict[str, Any]:
+        return {name: part.state_dict() for name, part in self.parts.items()}
 
-    def _take(self, weights: dict, descent: dict, state: dict) -> None:
-        self.model.load_state_dict(weights)
-        self.optimizer.load_state_dict(descent)
-        for parameter, moments in self.optimizer.state.items():
+    def _take(self, state: dict[str, Any]) -> None:
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
+        for parameter, moments in self.parts["optimizer"].state.items():
             for name, moment in moments.items():
                 shape, wanted = tuple(getattr(moment, "shape", ())), tuple(parameter.shape)
                 if len(shape) > len(wanted) or any(n not in (1, m) for n, m in zip(shape[::-1], wanted[::-1])):
                     raise ValueError(f"the optimizer's {name} has the shape {shape}, its parameter {wanted}")
-        if hasattr(self.preconditioner, "load_state_dict"):
-            self.preconditioner.load_state_dict(state)
 
     def _check_run(self, settings: dict[str, str], samples: dict[str, np.ndarray]) -> None:
         refused = f"checkpoint {self.path} belongs to another run: its"
@@ -166,6 +152,113 @@ class Checkpoint:
         warnings.warn(
             f"checkpoint {self.path} is damaged ({reason}); kept as {aside.name}, starting over", stacklevel=4
         )
+
+
+class _Broken(ValueError):
+    """A file that is not whole."""
+
+
+def _sealed(kind: str, tree: Any) -> bytes:
+    body = packed(tree)
+    return f"seplib {kind} 1, SHA-256 {hashlib.sha256(body).hexdigest()}\n".encode() + body
+
+
+def _unsealed(kind: str, data: bytes) -> Any:
+    head, _, body = data.partition(b"\n")
+    magic = f"seplib {kind} 1, SHA-256 ".encode()
+    if not head.startswith(magic):
+        raise _Broken(f"it does not begin as a {kind}")
+    if head.removeprefix(magic).decode("latin-1") != hashlib.sha256(body).hexdigest():
+        raise _Broken("its checksum is wrong")
+    return unpacked(body)
+
+
+def save(model: nn.Module, path: str | Path) -> None:
+    """Save a network, weights and configuration, in a file without pickle, with a checksum, whole or not at all.
+
+    Args:
+        model: CP, TT or Tucker network of :class:`seplib.FactorMLP` factors, or an MLP, with activations of the library's own
+            and no encoding but :class:`seplib.FourierFeatures`.
+        path: of the file; one that is there is replaced.
+
+    Raises:
+        TypeError: another network: only its maker knows how to make it again.
+        OSError: the file cannot be written.
+    """
+    write_atomic(Path(path), _sealed("network", {"made": _recipe(model), "state": model.state_dict()}))
+
+
+def load(path: str | Path) -> nn.Module:
+    """Network that :func:`save` wrote, on the CPU, in the precision that it had. Reading runs no code of the file.
+
+    Raises:
+        ValueError: the file is damaged or holds something else.
+        OSError: there is no such file, or it cannot be read.
+
+    >>> from seplib import CP, FactorMLP
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(CP([FactorMLP(3, width=4, depth=2) for _ in range(2)]), folder + "/model")
+    ...     load(folder + "/model").points(torch.zeros(5, 2)).shape
+    torch.Size([1, 5])
+    """
+    try:
+        content = _unsealed("network", Path(path).read_bytes())
+        with torch.device("meta"):  # nothing is drawn
+            model = _made(**content["made"])
+        model.load_state_dict(content["state"], assign=True)
+        return model
+    except OSError:
+        raise
+    except Exception as error:
+        reason = str(error) if isinstance(error, _Broken) else type(error).__name__
+        raise ValueError(f"{path} is damaged, or not written by seplib.save: {reason}") from None
+
+
+def _recipe(network: nn.Module) -> dict[str, Any]:
+    """What :func:`_made` makes the network from, in plain values."""
+    kind, refused = (
+        type(network),
+        "seplib.save knows networks of FactorMLP factors, and MLP, with activations of seplib, not",
+    )
+    own = "; save its state_dict(), and load that into a network made by the same code"
+    if kind in (CP, TT, Tucker):
+        ranks = list(network.core.shape[1:]) if kind is Tucker else network.traits().get("ranks")
+        different = list(dict.fromkeys(network.factors))
+        factors = [[_recipe(factor) for factor in different], [different.index(factor) for factor in network.factors]]
+        return {"kind": kind.__name__, "factors": factors, "ranks": ranks, "scale": getattr(network, "scale", None)}
+    if kind not in (MLP, FactorMLP):
+        raise TypeError(f"{refused} {kind.__name__}{own}")
+    if network.activation.source is None:
+        raise TypeError(f"{refused} {network.activation.name!r}{own}")
+    encoding = getattr(network, "encoding", None)
+    if not isinstance(encoding, FourierFeatures | None):
+        raise TypeError(f"{refused} the encoding {type(encoding).__name__}{own}")
+    (name, omega), first, last = network.activation.source, network.weights[0], network.weights[-1]
+    return {
+        "kind": kind.__name__,
+        "size": last.shape[1] if kind is FactorMLP else first.shape[-1],
+        "features": encoding and encoding.angular.numel(),
+        "network": dict(
+            width=first.shape[1], depth=network.depth, activation=name, omega=omega, ensemble=network.ensemble
+        )
+        # The law that the weights were drawn from is past; what is left of it are the scales.
+        | dict(parametrization="ntk" if any(s != 1 for s in network.scales) else "torch", bias=len(network.biases) > 0),
+    }
+
+
+def _made(kind: str, **recipe: Any) -> nn.Module:
+    if kind == "MLP":
+        return MLP(recipe["size"], **recipe["network"])
+    if kind == "FactorMLP":
+        encoding = recipe["features"] and FourierFeatures(recipe["features"], 1.0)
+        return FactorMLP(recipe["size"], encoding=encoding, **recipe["network"])
+    different, places = recipe["factors"]
+    made = [_made(**factor) for factor in different]
+    factors, ranks = [made[place] for place in places], recipe["ranks"]
+    if kind == "CP":
+        return CP(factors, None if recipe["scale"] == 1 else "rank")
+    return {"TT": TT, "Tucker": Tucker}[kind](factors, ranks)
 
 
 def packed(tree: Any) -> bytes:
@@ -213,12 +306,20 @@ def unpacked(data: bytes) -> Any:
         return grown(tree)
 
 
-def _settings(model: torch.nn.Module, optimizer: Any, preconditioner: Any) -> dict[str, str]:
+def _settings(model: nn.Module, optimizer: Any, preconditioner: Any, scheduler: Any) -> dict[str, str]:
     """What tells one run from another, in words."""
-    found = {name: f"{tuple(p.shape)} {p.dtype}".replace("torch.", "") for name, p in model.state_dict().items()}
-    found |= {"optimizer": type(optimizer).__name__, "preconditioner": type(preconditioner).__name__}
+    found = {name: f"{tuple(p.shape)} {p.dtype}".replace("torch.", "") for name, p in model.named_parameters()}
+    for place, module in model.named_modules():
+        traits = module.traits() if isinstance(module, Network) else {}
+        found |= {f"{place} {name}".strip(): repr(value) for name, value in traits.items()}
+    parts = dict(optimizer=optimizer, preconditioner=preconditioner, scheduler=scheduler)
+    found |= {name: type(part).__name__ for name, part in parts.items()}
     found |= {name: repr(value) for name, value in optimizer.defaults.items() if name not in _MEANS}
     settings = {name: getattr(preconditioner, name, None) for name in ("k", "update_every", "g", "solver")}
+    if scheduler is not None:
+        settings |= {
+            f"scheduler's {name}": v for name, v in scheduler.state_dict().items() if isinstance(v, int | float)
+        }
     return found | {name: repr(value) for name, value in settings.items() if value is not None}
 
 

@@ -1,8 +1,12 @@
 """Factor networks: univariate MLPs with an ensemble axis (Theorem 2, Sec. A.12, Table 5)."""
 
 import itertools
+import json
 import math
+from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -10,9 +14,44 @@ from torch import Tensor, nn
 from seplib import activations, tensorops
 
 PARAMETRIZATIONS = ("siren", "ntk", "torch")
+Data = Tensor | np.ndarray
 
 
-class EnsembleMLP(nn.Module):
+class Network(nn.Module):
+    """What all networks share: ``model(X)``, and a state dict that says what the weights alone do not (Sec. 1, Table 5).
+
+    The weights of a network with another omega would fit and compute something else: ``load_state_dict`` raises a ValueError.
+    """
+
+    ensemble: int
+
+    def traits(self) -> dict[str, Any]:
+        """What else decides what the network computes, by name, in plain values (Table 5)."""
+        raise NotImplementedError
+
+    def forward(self, X: Data | Sequence[Data]) -> Tensor:
+        """``points(X)`` for one array of points, ``grid(X)`` for a list of axes (Sec. 1)."""
+        return self.points(X) if isinstance(X, Data) else self.grid(X)
+
+    def get_extra_state(self) -> Tensor:
+        """The traits as JSON, a row of bytes for each copy: like all else in a state dict it can be cut by copies (Sec. A.12)."""
+        text = torch.tensor(list(json.dumps(self.traits()).encode()), dtype=torch.uint8)
+        return text.repeat(self.ensemble, 1)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Compare the traits (Sec. A.12)."""
+        try:
+            found = dict(json.loads(bytes(state[0].tolist())))
+        except (ValueError, TypeError, IndexError):
+            raise ValueError(
+                "the state dict does not say whose weights it holds: its _extra_state is damaged"
+            ) from None
+        for name, ours in self.traits().items():
+            if found.get(name) != ours:
+                raise ValueError(f"these are weights of a network with {name} {found.get(name)}, this one has {ours}")
+
+
+class EnsembleMLP(Network):
     """E independent multilayer perceptrons of one shape, evaluated in one batched pass.
 
     Layer ``l`` computes ``z_l = s_l W_l h_{l-1} + b_l`` and ``h_l = sigma(z_l)``; the last layer is linear. Three
@@ -87,6 +126,11 @@ class EnsembleMLP(nn.Module):
     def ensemble(self) -> int:
         """Number of independent copies, E."""
         return self.weights[0].shape[0]
+
+    def traits(self) -> dict[str, Any]:
+        """Activation, its frequency if it has one, and the weight scales ``s_l`` (Table 5)."""
+        name, omega = self.activation.source or (self.activation.name, None)
+        return {"activation": name, "omega": omega if name in ("sine", "cos") else None, "scales": self.scales}
 
     def linear(self, layer: int, h: Tensor) -> Float[Tensor, "E n out"]:
         """One affine layer ``s W h + b``; ``h`` is ``(E, n, in)`` or, equal for all copies, ``(1, n, in)``."""
@@ -191,36 +235,8 @@ class FactorMLP(EnsembleMLP):
     torch.Size([2, 7, 5])
     """
 
-    def __init__(
-        self,
-        rank: int,
-        *,
-        width: int,
-        depth: int,
-        activation: str | activations.Activation = "sine",
-        omega: float = 30.0,
-        parametrization: str = "siren",
-        encoding: nn.Module | None = None,
-        bias: bool = True,
-        ensemble: int = 1,
-        generator: torch.Generator | None = None,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-    ):
-        super().__init__(
-            encoding.outputs if encoding is not None else 1,
-            rank,
-            width=width,
-            depth=depth,
-            activation=activation,
-            omega=omega,
-            parametrization=parametrization,
-            bias=bias,
-            ensemble=ensemble,
-            generator=generator,
-            dtype=dtype,
-            device=device,
-        )
+    def __init__(self, rank: int, *, encoding: nn.Module | None = None, **network):
+        super().__init__(1 if encoding is None else encoding.outputs, rank, **network)
         self.encoding = encoding
 
     @property
@@ -228,16 +244,18 @@ class FactorMLP(EnsembleMLP):
         """Number of outputs, R of Eq. (2)."""
         return self.weights[-1].shape[1]
 
-    def encode(self, x: Tensor) -> Float[Tensor, "n m"]:
+    def encode(self, x: Data) -> Float[Tensor, "n m"]:
         """Inputs of the first layer, ``(n, m)``: the coordinate itself or its encoding (Table 5).
 
         Raises:
-            ValueError: ``x`` is not a one-dimensional tensor.
+            ValueError: ``x`` is not one-dimensional, or has another dtype or device than the weights.
         """
-        _check_axis(x)
+        x = as_input(x, self.weights[0])
+        if x.ndim != 1:
+            raise ValueError(f"a factor takes a one-dimensional tensor of coordinates (n,), got shape {tuple(x.shape)}")
         return x[:, None] if self.encoding is None else self.encoding(x)
 
-    def forward(self, x: Tensor) -> Float[Tensor, "E n R"]:
+    def forward(self, x: Data) -> Float[Tensor, "E n R"]:
         """Factor matrix ``f_{Theta_d}(x)`` of Definition 1, transposed: ``(n,)`` coordinates to ``(E, n, R)``.
 
         Cost: ``2 E n P`` for P weights a copy.
@@ -269,6 +287,20 @@ class FactorMLP(EnsembleMLP):
         return z, z1, z2
 
 
-def _check_axis(x: Tensor) -> None:
-    if x.ndim != 1:
-        raise ValueError(f"a factor takes a one-dimensional tensor of coordinates (n,), got shape {tuple(x.shape)}")
+def as_input(x: Data, like: Tensor | None, what: str = "input") -> Tensor:
+    """A tensor as it is, a NumPy array as a tensor of the network's dtype and device (Sec. A.12).
+
+    Args:
+        x: the data.
+        like: a parameter of the network; None for a network without any.
+        what: it is, in a word.
+
+    Raises:
+        ValueError: a tensor of another dtype or device: which of the two is meant, nobody but the caller knows.
+    """
+    if not isinstance(x, Tensor):
+        dtype, device = (torch.get_default_dtype(), None) if like is None else (like.dtype, like.device)
+        return torch.as_tensor(np.array(x, order="C"), dtype=dtype, device=device)  # a copy: views may not be writable
+    if like is not None and (x.dtype, x.device) != (like.dtype, like.device):
+        raise ValueError(f"the {what} is {x.dtype} on {x.device}, the network is {like.dtype} on {like.device}")
+    return x

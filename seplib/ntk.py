@@ -61,19 +61,20 @@ def empirical(model: nn.Module, X: Tensor, X2: Tensor | None = None) -> Float[Te
 
 
 @torch.no_grad()
-def pseudo(factor: FactorMLP, x: Tensor) -> Float[Tensor, "E n n"]:
+def pseudo(factor: nn.Module, x: Tensor) -> Float[Tensor, "E n n"]:
     """Pseudo-NTK of a factor network by the sum of its logits, K_d of Eq. (10).
 
     It is the exact kernel of the scalar network ``sum_r f(x)_r``, that is the sum over all r and s of Lemma 1's
     ``K_d^(r,s)``; divide by R for the mean over the outputs that Eq. (10) puts in place of each diagonal block.
 
     Args:
-        factor: a factor network with R outputs.
+        factor: a factor network with R outputs: a :class:`seplib.FactorMLP`, or any module that maps ``(n,)`` to
+            ``(E, n, R)`` point by point and that :mod:`torch.func` can differentiate.
         x: ``(n,)`` coordinates.
 
     Returns:
         ``(E, n, n)``, symmetric positive semi-definite. Cost a copy: ``4 (L - 2) n W^2 + 4 (L - 1) n^2 W``
-        operations, ``O(n W + n^2)`` memory; the Jacobian's product would take ``2 n^2 P`` and ``n P``.
+        operations, ``O(n W + n^2)`` memory; for another module that of its Jacobian, ``2 n^2 P`` and ``n P``.
 
     >>> from seplib import FactorMLP
     >>> factor = FactorMLP(1, width=4, depth=1)          # f(x) = w x + b, so K(x, x') = x x' + 1
@@ -81,10 +82,24 @@ def pseudo(factor: FactorMLP, x: Tensor) -> Float[Tensor, "E n n"]:
     tensor([[[1., 1.],
              [1., 5.]]])
     """
+    if not hasattr(factor, "tape"):
+        return _jacobian_gram(factor, x)
     tape = factor.tape(factor.encode(x))
     # The same cotangent at every point: kept as one row.
     side = tape, tape[0][0].new_ones(factor.ensemble, 1, factor.rank)
     return _gram(factor, side, side).expand(-1, x.numel(), x.numel())
+
+
+def _jacobian_gram(factor: nn.Module, x: Tensor) -> Float[Tensor, "E n n"]:
+    """The kernel of the sum of the outputs of any module, from its Jacobian, parameter by parameter."""
+    trained = {name: p.detach() for name, p in factor.named_parameters() if p.requires_grad}
+
+    def logits(parameters: dict[str, Tensor], point: Tensor) -> Tensor:
+        return torch.func.functional_call(factor, parameters, (point[None],))[:, 0].sum(-1)
+
+    jacobians = torch.vmap(torch.func.jacrev(logits), (None, 0), out_dims=1)(trained, x)  # (E, n, ...) each
+    rows = (J.flatten(2) for J in jacobians.values())
+    return sum((J @ J.mT for J in rows), x.new_zeros(factor.ensemble, x.numel(), x.numel()))
 
 
 @torch.no_grad()
@@ -120,11 +135,11 @@ class _GridKernel(SymmetricOperator):
     def __init__(self, model: nn.Module, axes: Sequence[Tensor]):
         if not isinstance(model, CP):
             raise TypeError(f"the grid's Kronecker form is that of a CP network, got {type(model).__name__}")
-        check_axes(axes, len(model.factors))
-        super().__init__(model.factors[0].ensemble, [x.numel() for x in axes])
-        self.factors, self.scale, self.axes = _networks(model), model.scale, list(axes)
+        self.axes = check_axes(axes, len(model.factors), model)
+        super().__init__(model.ensemble, [x.numel() for x in self.axes])
+        self.factors, self.scale = _networks(model), model.scale
         with torch.no_grad():
-            self.tapes = [f.tape(f.encode(x)) for f, x in zip(self.factors, axes)]
+            self.tapes = [f.tape(f.encode(x)) for f, x in zip(self.factors, self.axes)]
             self.values = [_value(f, tape) for f, tape in zip(self.factors, self.tapes)]
         self.dtype, self.device = self.values[0].dtype, self.values[0].device
 
@@ -257,9 +272,9 @@ def _networks(model: nn.Module) -> list[EnsembleMLP]:
 def _linearize(model: nn.Module, X: Tensor) -> list[tuple[Tape, Tensor]]:
     """For each network its tape and the cotangent ``(E, N, outputs)`` that the scalar output sends into it."""
     if isinstance(model, MLP):
-        check_points(X, model.weights[0].shape[-1])
+        X = check_points(X, model.weights[0].shape[-1], model)
         return [(model.tape(X), X.new_ones(model.ensemble, 1, 1))]
-    check_points(X, len(model.factors))
+    X = check_points(X, len(model.factors), model)
     tapes = [f.tape(f.encode(x)) for f, x in zip(model.factors, X.unbind(1))]
     values = [_value(f, tape).requires_grad_() for f, tape in zip(model.factors, tapes)]
     with torch.enable_grad():

@@ -1,7 +1,9 @@
 """Separable preconditioned gradient descent (Sec. 4, Definition 1, Sec. A.1.4)."""
 
+import copy
 import math
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from seplib import ntk, tensorops
+from seplib.factors import Data
 from seplib.operators import KroneckerOperator
 from seplib.separable import CP, check_axes, check_points
 
@@ -176,23 +179,99 @@ def cotangents(
     return tensorops.mttkrp(kronecker_sum(residual, preconditioners), factors)
 
 
-class SepPGD:
+class Method(ABC):
+    """Preconditioners S that are kept and computed anew every few steps: what SepPGD and MSK share (Sec. 4, Table 4).
+
+    A method maps the cotangent of the network's output, dLoss/dZ, to the preconditioned one. In :func:`seplib.training.fit`
+    it is the preconditioner; in a loop of one's own, with any loss, it is a hook::
+
+        Z = model.grid(axes)
+        Z.register_hook(method)
+        loss(Z, Y).backward()
+
+    It then counts its calls itself: each backward pass is one step. The count belongs to :meth:`state_dict`.
+    """
+
+    k: int
+    update_every: int
+    g: str
+    solver = "full"
+    step = 0  # of the next call that brings no number
+    made: Any = None  # at which step the preconditioners were
+
+    def __init__(self, sizes: Sequence[int], like: Tensor):
+        self.sizes, self.like = list(sizes), like
+        self.preconditioners: list[Any] = []
+
+    def __call__(self, cotangent: Tensor, iteration: int | None = None) -> Tensor:
+        """Preconditioned cotangent, of the same shape (Table 1).
+
+        Args:
+            cotangent: dLoss/dZ, which is the residual for the loss of Eq. (6): ``(E, n_1, ..., n_D)`` or ``(E, N)``.
+            iteration: number of the step; one more than in the last call if None.
+        """
+        iteration = self.step if iteration is None else iteration
+        result = self.precondition(cotangent, iteration)
+        self.step = iteration + 1
+        return result
+
+    @abstractmethod
+    def precondition(self, cotangent: Tensor, iteration: int) -> Tensor:
+        """What the call does (Table 1)."""
+
+    @abstractmethod
+    def kernels(self) -> Iterable[Tensor]:
+        """Kernels of the network as it is, one a preconditioner (Sec. 4)."""
+
+    def update(self) -> None:
+        """Compute every S anew (Sec. 4): a kernel, an eigendecomposition, and two waits for a GPU each."""
+        self.preconditioners = [modulate(K, self.k, self.g, self.solver) for K in self.kernels()]
+
+    def current(self, iteration: int) -> list[Preconditioner]:
+        """The S in force at a step, computed anew at every multiple of ``update_every``, once however often asked (Table 4)."""
+        if not self.preconditioners or (iteration % self.update_every == 0 and iteration != self.made):
+            self.update()
+            self.made = iteration
+        return self.preconditioners
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must hold to go on exactly (Sec. 4)."""
+        pairs = [p and (p.vectors, p.damping) for p in self.preconditioners]
+        return {"step": self.step, "made": copy.copy(self.made), "preconditioners": pairs}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Undo :meth:`state_dict`; ValueError for preconditioners of another number or size (Sec. 4)."""
+        pairs = state["preconditioners"]
+        if pairs and len(pairs) != len(self.sizes):
+            raise ValueError(f"{len(self.sizes)} preconditioners are needed, the state holds {len(pairs)}")
+        self.preconditioners = [pair and self._restored(pair, n) for pair, n in zip(pairs, self.sizes)]
+        self.step, self.made = state["step"], copy.copy(state["made"])
+
+    def _restored(self, pair: Sequence[Tensor], points: int) -> Preconditioner:
+        vectors, damping = pair
+        if tuple(vectors.shape[1:]) != (points, self.k) or tuple(damping.shape) != (len(vectors), self.k):
+            found = f"{tuple(vectors.shape)} and {tuple(damping.shape)}"
+            raise ValueError(f"a preconditioner of {points} points and k = {self.k} cannot have {found}")
+        return Preconditioner(vectors.to(self.like.device), damping.to(self.like.device))
+
+
+class SepPGD(Method):
     """Separable preconditioned gradient descent, on a grid of any D >= 2 or at scattered points (Definition 1).
 
-    On a grid, called with a residual, it returns ``sum_d R x_d S_d``; sent backward through ``model.grid(axes)`` that becomes
-    Eq. (7), since the CP product's backward is Eq. (8). At scattered points it returns ``sum_d S_d r``, the non-grid
-    form after Lemma 2, each S_d from the factor kernel on the points' d-th coordinates. Plug it into
-    :func:`seplib.training.fit` with any optimizer.
+    On a grid a cotangent R becomes ``sum_d R x_d S_d``; sent backward through ``model.grid(axes)`` that becomes Eq. (7),
+    since the CP product's backward is Eq. (8): for the loss of Eq. (6) R is the residual. At scattered points it becomes
+    ``sum_d S_d r``, the non-grid form after Lemma 2, each S_d from the factor kernel on the points' d-th coordinates. Plug it
+    into a loop of one's own as a hook, see :class:`Method`, or into :func:`seplib.training.fit`, with any optimizer.
 
     Args:
         model: the CP network whose factor kernels make the preconditioners.
         axes: D tensors ``(n_d,)``, the training grid; or one tensor ``(N, D)`` of scattered points.
         k: number of modulated eigenvalues of each factor kernel, 1 to the smallest n_d.
-        update_every: iterations between two computations of the preconditioners (Table 4).
+        update_every: steps between two computations of the preconditioners, each ``O(D (n^3 + n^2 W L + n W^2 L))`` (Table 4).
         g: ``"flat"``, ``"sqrt"`` or ``"geometric"``, see :func:`modulate`.
 
     Raises:
-        ValueError: wrong axes, k out of range, update_every below 1, an unknown modulation; when called, a residual that
+        ValueError: wrong axes, k out of range, update_every below 1, an unknown modulation; when called, a cotangent that
             does not belong to the axes or points.
         TypeError: the model is not a CP network.
     """
@@ -200,52 +279,36 @@ class SepPGD:
     def __init__(
         self,
         model: torch.nn.Module,
-        axes: Sequence[Tensor] | Tensor,
+        axes: Sequence[Data] | Data,
         k: int = 70,
         update_every: int = 10,
         g: str = "flat",
     ):
         if not isinstance(model, CP):
             raise TypeError(f"SepPGD preconditions a CP network, got {type(model).__name__}")
-        self.scattered = isinstance(axes, Tensor)
-        if self.scattered:
-            check_points(axes, len(model.factors))
-        else:
-            check_axes(axes, len(model.factors))
-        self.axes = list(axes.unbind(1)) if self.scattered else list(axes)
-        self.shape = (axes.shape[0],) if self.scattered else tuple(x.numel() for x in axes)
+        self.scattered, dims = isinstance(axes, Data), len(model.factors)
+        self.axes = list(check_points(axes, dims, model).unbind(1)) if self.scattered else check_axes(axes, dims, model)
+        super().__init__([x.numel() for x in self.axes], self.axes[0])
+        self.shape = tuple(self.sizes[:1] if self.scattered else self.sizes)
         what = "number of points" if self.scattered else "shortest axis"
         check_modulation(k, min(self.shape), what, update_every, g)
         self.model, self.k, self.update_every, self.g = model, k, update_every, g
-        self.preconditioners: list[Preconditioner] = []
 
-    def update(self) -> None:
-        """Compute every S_d anew from the factors' pseudo-NTKs (Sec. 4). Cost: ``O(D (n^3 + n^2 W L + n W^2 L))``, 2 D waits for a GPU."""
-        kernels = (ntk.pseudo(f, x) for f, x in zip(self.model.factors, self.axes))
-        self.preconditioners = [modulate(K, self.k, self.g) for K in kernels]
+    def kernels(self) -> Iterable[Tensor]:
+        """The factors' pseudo-NTKs, Eq. (10), one by one."""
+        return (ntk.pseudo(f, x) for f, x in zip(self.model.factors, self.axes))
 
-    def __call__(self, residual: Tensor, iteration: int) -> Tensor:
-        """Preconditioned residual, Eq. (8); updates the S_d every ``update_every`` iterations.
-
-        Args:
-            residual: ``(E, n_1, ..., n_D)`` on a grid, ``(E, N)`` at points.
-            iteration: number of updates made so far.
-        """
-        if tuple(residual.shape[1:]) != self.shape:
+    def precondition(self, cotangent: Tensor, iteration: int) -> Tensor:
+        """The sum of Eq. (8), or its counterpart at points."""
+        if tuple(cotangent.shape[1:]) != self.shape:
             kind = "scattered points" if self.scattered else "a grid"
             raise ValueError(
-                f"SepPGD was made for {kind} of shape {self.shape}, got a residual {tuple(residual.shape)}"
+                f"SepPGD was made for {kind} of shape {self.shape}, got a residual {tuple(cotangent.shape)}"
             )
         preconditioners = self.current(iteration)
         if not self.scattered:
-            return kronecker_sum(residual, preconditioners)
-        return len(preconditioners) * residual - sum(p.correction(residual, 0) for p in preconditioners)
-
-    def current(self, iteration: int) -> list[Preconditioner]:
-        """The S_d in force at an iteration, computed anew every ``update_every`` iterations (Table 4)."""
-        if iteration % self.update_every == 0 or not self.preconditioners:
-            self.update()
-        return self.preconditioners
+            return kronecker_sum(cotangent, preconditioners)
+        return len(preconditioners) * cotangent - sum(p.correction(cotangent, 0) for p in preconditioners)
 
     def operator(self) -> KroneckerOperator:
         """The ``S~`` in force as a linear operator: ``sum_d I x ... S_d ... x I`` on a grid (Lemma 2), ``sum_d S_d`` at points."""
@@ -255,35 +318,6 @@ class SepPGD:
         identities = [torch.eye(S.shape[-1], dtype=S.dtype, device=S.device).expand_as(S) for S in matrices]
         terms = [[S if d == e else identities[d] for d, S in enumerate(matrices)] for e in range(len(matrices))]
         return KroneckerOperator(terms)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Tensors that a checkpoint must hold to go on exactly (Definition 1)."""
-        return {"preconditioners": [(p.vectors, p.damping) for p in self.preconditioners]}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Undo :meth:`state_dict`.
-
-        Raises:
-            ValueError: the tensors do not fit the axes and k.
-        """
-        pairs, like = state["preconditioners"], self.axes[0]
-        if pairs and len(pairs) != len(self.axes):
-            raise ValueError(f"{len(self.axes)} preconditioners are needed, the state holds {len(pairs)}")
-        self.preconditioners = [restored(pair, x.numel(), self.k, like) for pair, x in zip(pairs, self.axes)]
-
-
-def restored(pair: Sequence[Tensor], points: int, k: int, like: Tensor) -> Preconditioner:
-    """A :class:`Preconditioner` from the tensors of a checkpoint, on the device of another tensor (Sec. 4).
-
-    Raises:
-        ValueError: tensors of other shapes than ``(E, points, k)`` and ``(E, k)``.
-    """
-    vectors, damping = pair
-    if tuple(vectors.shape[1:]) != (points, k) or tuple(damping.shape) != (len(vectors), k):
-        raise ValueError(
-            f"a preconditioner of {points} points and k = {k} cannot have {tuple(vectors.shape)} and {tuple(damping.shape)}"
-        )
-    return Preconditioner(vectors.to(like.device), damping.to(like.device))
 
 
 def check_modulation(

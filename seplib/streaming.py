@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from seplib import tensorops
+from seplib.preconditioning import SepPGD
 
 Preconditioning = Callable[[Tensor, int], Tensor]
 
@@ -100,7 +101,7 @@ class StreamedResidual:
             raise TypeError(f"only a CP network can be streamed, got {type(model).__name__}")
         if isinstance(inputs, Tensor):
             raise ValueError(f"only a grid can be streamed, got scattered points {tuple(inputs.shape)}")
-        if preconditioner is not None and not hasattr(preconditioner, "current"):
+        if preconditioner is not None and not isinstance(preconditioner, SepPGD):
             raise TypeError(f"a streamed step takes SepPGD or no preconditioner, got {type(preconditioner).__name__}")
         if target.shape[0] != model.factors[0].ensemble:
             raise ValueError(f"a streamed target needs {model.factors[0].ensemble} copies, got {target.shape[0]}")

@@ -7,12 +7,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from seplib import metrics
 from seplib.checkpoints import Checkpoint
+from seplib.factors import Data, as_input
+from seplib.separable import some_parameter
 from seplib.streaming import FullResidual, Preconditioning, StreamedResidual
 
 # Updates whose losses a GPU keeps until the host asks: asking is waiting, and meanwhile the GPU runs out of work.
@@ -30,7 +33,7 @@ class State:
         target: the data, ``(E, n_1, ..., n_D)`` or ``(E, N)``.
         optimizer, preconditioner: what moves the model; None for no preconditioner.
         predict: gives the prediction; a streamed run forms it only if a callback asks.
-        elapsed: gives the training time.
+        recall: gives the history; a GPU is waited for.
     """
 
     iteration: int
@@ -40,7 +43,7 @@ class State:
     optimizer: torch.optim.Optimizer
     preconditioner: Any
     predict: Callable[[], Tensor]
-    elapsed: Callable[[], float]
+    recall: Callable[[], "History"]
 
     @cached_property
     def prediction(self) -> Tensor:
@@ -53,9 +56,14 @@ class State:
         return self.prediction - self.target
 
     @cached_property
+    def history(self) -> "History":
+        """Course so far, this entry's loss included (Fig. 7): what to stop early by. A GPU is waited for."""
+        return self.recall()
+
+    @property
     def seconds(self) -> float:
         """Training time so far, callbacks and checkpoints left out; a GPU is waited for (Fig. 7)."""
-        return self.elapsed()
+        return self.history.seconds[-1]
 
 
 @dataclass
@@ -71,6 +79,10 @@ class History:
     loss: list[list[float]] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     metrics: dict[str, list[float]] = field(default_factory=dict)
+
+
+class Stop(Exception):
+    """Raised by a callback to end the training with the updates made so far (Sec. A.12)."""
 
 
 Callback = Callable[[State], Mapping[str, float] | None]
@@ -98,8 +110,8 @@ class Step(Protocol):
 
 def fit(
     model: torch.nn.Module,
-    axes: Sequence[Tensor] | Tensor,
-    target: Tensor,
+    axes: Sequence[Data] | Data,
+    target: Data,
     optimizer: torch.optim.Optimizer | None = None,
     preconditioner: Preconditioning | None = None,
     iterations: int = 1000,
@@ -107,7 +119,9 @@ def fit(
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 100,
     streamed: bool = False,
-    mask: Tensor | None = None,
+    mask: Data | None = None,
+    scheduler: Any = None,
+    clip: float | None = None,
 ) -> History:
     """Fit a model to data on a grid or at points, minimising the square loss of Eq. (6) by plain or preconditioned descent, Eq. (7).
 
@@ -115,6 +129,8 @@ def fit(
     preconditioner's answer to it backward through Z; the optimizer does the rest. With R itself that is the gradient of
     ``||R||^2 / 2``. Copies along the ensemble axis do not interact, so one optimizer serves all of them as long as it
     acts element by element (SGD, Adam).
+
+    Data are NumPy arrays, or tensors on the network's device; axes and points have its dtype, a target takes it.
 
     Args:
         model: a network with ``grid``; its parameters are changed in place.
@@ -127,7 +143,8 @@ def fit(
         iterations: number of updates.
         callbacks: called with a :class:`State` after 0, 1, ..., ``iterations`` updates; the numbers they return are
             kept in the history. One that fetches a number from a GPU, or asks for ``seconds``, makes the host wait, so it
-            should do that only when it measures.
+            should do that only when it measures. One that raises :class:`Stop` ends the training; if it decides by
+            ``state.history``, which a checkpoint holds, a resumed run ends where an uninterrupted one does.
         checkpoint: file to resume from if it is there, and to save to. A run that was killed goes on from its last
             checkpoint and ends with the same numbers. A damaged file is kept aside with a warning, and the run starts over.
         checkpoint_every: updates between two saves.
@@ -135,13 +152,15 @@ def fit(
             :class:`seplib.streaming.StreamedResidual`.
         mask: booleans of the target's shape, with or without its ensemble axis: the entries that are known (inpainting,
             Figs. 10-12). Loss and gradient leave out the others, whose target values do not matter as long as they are finite.
+        scheduler: torch learning-rate scheduler of the optimizer, asked after each update; its state is in the checkpoint.
+        clip: largest norm of the gradient of all parameters together, by which it is scaled down. Copies then interact.
 
     Returns:
-        The history, ``iterations + 1`` entries long.
+        The history, ``iterations + 1`` entries long unless stopped before.
 
     Raises:
-        ValueError: target and grid do not fit, the target is not finite, the mask does not fit or knows nothing, or there is
-            nothing to do; a checkpoint of another run.
+        ValueError: target and grid do not fit, are on another device or of another dtype than the network, the target is not finite, the
+            mask does not fit or knows nothing, or there is nothing to do; a checkpoint of another run.
         TypeError: a streamed run of a model or with a preconditioner that cannot be streamed, or with a mask.
         FloatingPointError: the loss became NaN or infinite.
 
@@ -154,14 +173,23 @@ def fit(
     """
     if optimizer is None:
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
-    target = _checked_target(axes, target)
+    like = some_parameter(model)
+    axes = (
+        as_input(axes, like, "array of points") if isinstance(axes, Data) else [as_input(x, like, "axis") for x in axes]
+    )
+    if isinstance(target, Tensor) and like is not None:
+        target = target.to(like.dtype)
+    target = _checked_target(axes, as_input(target, like, "target"))
+    mask = torch.as_tensor(np.array(mask), device=target.device) if isinstance(mask, np.ndarray) else mask
     if not streamed:
         data = FullResidual(model, axes, target, preconditioner, _checked_mask(mask, target))
     elif mask is not None:
         raise TypeError("a streamed run takes no mask")
     else:
         data = StreamedResidual(model, axes, target, preconditioner)
-    return descend(data, model, optimizer, preconditioner, iterations, callbacks, checkpoint, checkpoint_every)
+    return descend(
+        data, model, optimizer, preconditioner, iterations, callbacks, checkpoint, checkpoint_every, scheduler, clip
+    )
 
 
 def descend(
@@ -173,18 +201,13 @@ def descend(
     callbacks: Sequence[Callback] = (),
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 100,
+    scheduler: Any = None,
+    clip: float | None = None,
 ) -> History:
     """The loop behind :func:`fit`, for any loss that can say its value and its gradient (Sec. A.12).
 
-    Args:
-        step: the loss, see :class:`Step`.
-        model: whose state the checkpoints hold.
-        optimizer: of its parameters, or of what they are views of.
-        preconditioner: whose state the checkpoints hold too, if it has one.
-        iterations: as for :func:`fit`, as are the next three.
-        callbacks: see there.
-        checkpoint: see there.
-        checkpoint_every: see there.
+    ``step`` is the loss, see :class:`Step`; ``optimizer`` moves the model's parameters, or what they are views of; the other
+    arguments are those of :func:`fit`. Checkpoints hold the states of model, optimizer, preconditioner and scheduler.
 
     On a GPU the host runs ahead: it fetches the losses every :data:`BLOCK` updates, before a checkpoint and at the end, and waits
     for nothing in between that the callbacks and the preconditioner do not ask for. Divergence is noticed there, by the
@@ -196,8 +219,13 @@ def descend(
     """
     if iterations < 1 or checkpoint_every < 1:
         raise ValueError(f"iterations and checkpoint_every must be at least 1, got {iterations}, {checkpoint_every}")
-    history, start = History(), 0
-    saved = None if checkpoint is None else Checkpoint(Path(checkpoint), step, model, optimizer, preconditioner)
+    if clip is not None and not clip > 0:
+        raise ValueError(f"clip must be positive, got {clip}")
+    if getattr(scheduler, "optimizer", optimizer) is not optimizer:
+        raise ValueError("the scheduler belongs to another optimizer than the one given")
+    history, start, stopped = History(), 0, False
+    parts = dict(model=model, optimizer=optimizer, preconditioner=preconditioner, scheduler=scheduler)
+    saved = None if checkpoint is None else Checkpoint(Path(checkpoint), step, parts, clip)
     if saved and (found := saved.resume(iterations)):
         history, start = History(**found), len(found["loss"]) - 1
     recorded = len(history.loss)  # a resumed run has already recorded the entry of its first iteration
@@ -220,23 +248,32 @@ def descend(
                     optimizer,
                     preconditioner,
                     step.prediction,
-                    recorder.seconds,
+                    recorder.recall,
                 )
                 for callback in callbacks:
-                    for name, value in (callback(state) or {}).items():
-                        history.metrics.setdefault(name, []).append(float(value))
-                if due:
+                    try:
+                        for name, value in (callback(state) or {}).items():
+                            history.metrics.setdefault(name, []).append(float(value))
+                    except Stop:
+                        stopped = True
+                if due and not stopped:  # a stopped run that is called again goes back a little, and stops again
                     saved.save(vars(history))
                 recorder.go_on()
-            if last:
+            if last or stopped:
                 break
             optimizer.zero_grad(set_to_none=True)
             step.backward(iteration)
+            if clip is not None:
+                torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], clip)
             optimizer.step()
+            if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+                scheduler.step(sum(recorder.recall().loss[-1]))
+            elif scheduler is not None:
+                scheduler.step()
     except Exception:
-        recorder.fetch()  # what fails on NaN fails because training diverged
+        recorder.recall()  # what fails on NaN fails because training diverged
         raise
-    return history
+    return recorder.recall()
 
 
 class _Recorder:
@@ -259,16 +296,12 @@ class _Recorder:
         self.losses.append(loss)
         self.spans.append((self.start, metrics.now(self.device)))
         if fetch or len(self.losses) >= self.block:
-            self.fetch()
+            self.recall()
 
-    def fetch(self) -> None:
-        """Wait for the losses that are still on the device.
-
-        Raises:
-            FloatingPointError: one is NaN or infinite.
-        """
+    def recall(self) -> History:
+        """The history with the losses that are still on the device; FloatingPointError if one is NaN or infinite."""
         if not self.losses:
-            return
+            return self.history
         values, spans = torch.stack(self.losses).tolist(), self.spans
         self.losses, self.spans = [], []
         for loss, span in zip(values, spans):
@@ -278,10 +311,7 @@ class _Recorder:
                 )
             self.history.loss.append(loss)
             self.history.seconds.append(metrics.between(*span) + sum(self.history.seconds[-1:]))
-
-    def seconds(self) -> float:
-        self.fetch()
-        return self.history.seconds[-1]
+        return self.history
 
 
 def _checked_target(axes: Sequence[Tensor] | Tensor, target: Tensor) -> Tensor:
@@ -302,6 +332,8 @@ def _checked_target(axes: Sequence[Tensor] | Tensor, target: Tensor) -> Tensor:
 def _checked_mask(mask: Tensor | None, target: Tensor) -> Tensor | None:
     if mask is None:
         return None
+    if mask.device != target.device:
+        raise ValueError(f"the mask is on {mask.device}, the target on {target.device}")
     if mask.dtype != torch.bool or tuple(mask.shape) not in (tuple(target.shape), tuple(target.shape[1:])):
         raise ValueError(
             f"the mask must hold booleans of the target's shape {tuple(target.shape)}, got {mask.dtype}, {tuple(mask.shape)}"

@@ -63,8 +63,8 @@ class Plan:
 class JetPass:
     """Jets of several networks of one shape, stacked along the ensemble axis (Sec. A.12).
 
-    The networks' parameters move into one flat tensor, ``parameter``, of which they become views: the networks stay as
-    usable as before, and an optimizer has one tensor to update. Its gradient is ``gradient``.
+    The networks' parameters move into one flat tensor, ``parameter``, of which they become views, as their gradients are of
+    ``gradient``. An optimizer may update the one tensor, which is faster, or the networks' parameters: both are the same numbers.
 
     Args:
         networks: one or more :class:`seplib.factors.EnsembleMLP` of one shape, such as the D factors of a CP network.
@@ -84,6 +84,7 @@ class JetPass:
         self.parameter = nn.Parameter(groups[0][0].new_empty(total))
         self.gradient = torch.zeros_like(self.parameter)
         tensors, gradients, start = [], [], 0
+        self._shared: list[tuple[nn.Parameter, Tensor]] = []
         for group in groups:
             stop = start + len(group) * group[0].numel()
             shape = (-1, *group[0].shape[1:])
@@ -92,6 +93,7 @@ class JetPass:
             with torch.no_grad():
                 for parameter, place in zip(group, tensors[-1].chunk(len(group))):
                     parameter.set_(place.copy_(parameter))
+            self._shared += zip(group, gradients[-1].chunk(len(group)))
             start = stop
         depth = len(self.scales)
         self._weights, self._transposed = tensors[:depth], [weight.mT for weight in tensors[:depth]]
@@ -109,7 +111,15 @@ class JetPass:
 
     @torch.no_grad()
     def forward(self, plan: Plan) -> Tensor:
-        """Jet behind the last layer, ``(B, 1 + 2 K, n, out)``, in the plan's memory. Cost: ``1 + 2 K`` forward passes."""
+        """Jet behind the last layer, ``(B, 1 + 2 K, n, out)``, in the plan's memory. Cost: ``1 + 2 K`` forward passes.
+
+        Raises:
+            RuntimeError: the networks' parameters are views of the flat tensor no longer; they would not be trained.
+        """
+        if self._shared[0][0].data_ptr() != self.parameter.data_ptr():
+            raise RuntimeError(
+                "the network's parameters have moved since the loss was made, by .to() or another loss: make it anew"
+            )
         for layer, (jet, z) in enumerate(zip(plan.inputs, plan.outputs)):
             if jet.all.shape[-1] == 1:  # a fan-in of one is an outer product: broadcasting beats a matrix product
                 torch.mul(jet.all, self._transposed[layer][:, None], out=z.all)
@@ -151,6 +161,12 @@ class JetPass:
                 torch.bmm(behind.rows, self._weights[layer], out=ahead.rows)
                 if scale != 1:
                     ahead.all.mul_(scale)
+
+    def hand_over(self) -> None:
+        """Make the gradient that of the flat parameter and, as views, of the networks' own parameters."""
+        self.parameter.grad = self.gradient
+        for parameter, gradient in self._shared:
+            parameter.grad = gradient
 
     def _work_for(self, jet: Jet) -> list[Jet]:
         """Cotangents in front of a layer and behind the one before, shared by all layers and plans of one shape."""
@@ -197,7 +213,7 @@ class SeparableFields:
         starts = [torch.stack(f.start_jet(x)).expand(self.copies, -1, -1, -1) for f, x in zip(model.factors, axes)]
         self._pass = JetPass(list(model.factors))
         self._plan = self._pass.plan(torch.cat(starts))
-        self.parameter, self.gradient = self._pass.parameter, self._pass.gradient
+        self.parameter, self.gradient, self.hand_over = self._pass.parameter, self._pass.gradient, self._pass.hand_over
 
     def jets(self) -> Tensor:
         """Value, first and second derivatives of the factors, ``(D, E, 3, n, R)``, the model's scale in the first factor."""
@@ -259,7 +275,7 @@ class PointFields:
         self._chunk = max(1, CHUNK // (self.copies * model.weights[0].shape[1]))
         chunks = start.expand(self.copies, -1, -1, -1).split(self._chunk, dim=2)
         self._plans = [self._pass.plan(chunk) for chunk in chunks]
-        self.parameter, self.gradient = self._pass.parameter, self._pass.gradient
+        self.parameter, self.gradient, self.hand_over = self._pass.parameter, self._pass.gradient, self._pass.hand_over
 
     def forward(self) -> Tensor:
         """The fields, ``(E, F, n_1, ..., n_D)``. Cost: ``2 (1 + 2 D) P`` a point and copy."""

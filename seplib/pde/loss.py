@@ -92,7 +92,7 @@ class PhysicsLoss:
 
     Args:
         equation: what is solved.
-        model: a CP network, or an MLP; its parameters become views of ``parameter``, which an optimizer updates.
+        model: a CP network, or an MLP; its parameters become views of ``parameter``. An optimizer updates that one, or ``model.parameters()``.
         axes: D tensors ``(n,)``, from end to end of the domain.
         target: ``(n, ..., n)``, the solution on the grid; its faces hold the initial and boundary values.
         weights: of the four losses by name; a loss without weight is left out.
@@ -205,7 +205,7 @@ class PhysicsLoss:
         for name in self.preconditioners:
             on_error += self._preconditioned(name, iteration)
         self._send(on_error, 2 * self.weights["residual"] / self.target.numel())
-        self.parameter.grad = self.fields.gradient
+        self.fields.hand_over()
 
     def _preconditioned(self, name: str, iteration: int) -> Tensor:
         """Cotangent of u from a loss with SepPGD: ``sum_d e x_d S_d`` on the grid, or on each face over the face's own axes."""

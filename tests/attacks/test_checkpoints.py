@@ -71,7 +71,7 @@ def altered(path: Path, change) -> None:
 
 
 def first(state: dict) -> str:
-    return next(iter(state["model"]))
+    return next(name for name in state["model"] if "weights" in name)
 
 
 # A damaged file: kept aside, said, and the run starts over to the same numbers -----------------------------------------

@@ -228,7 +228,7 @@ def closed_forms(settings: RidgeSettings, seed: int, device: torch.device) -> pd
         elif method.endswith("(MSK)"):
             msk = MSK(network, X, settings.k_msk)
             msk.update()
-            S = msk.preconditioner.dense()[0]
+            S = msk.preconditioners[0].dense()[0]
         values = ridge_weights(K, data.target.flatten(1), settings.weight_decay, S) @ cross
         rows[method] = (values - data.test_target.flatten(1)).square().mean(1).tolist()
     return pd.DataFrame(rows, index=CASES).T.rename_axis("solution").reset_index()

@@ -276,7 +276,7 @@ def _spectra(model: CP, axes: list[Tensor], k: int) -> Spectra:
     return Spectra(
         torch.linalg.eigvalsh(K).flip(0),
         preconditioned_eigenvalues(K, ours.operator().dense()[0]),
-        preconditioned_eigenvalues(K, msk.preconditioner.dense()[0]),
+        preconditioned_eigenvalues(K, msk.preconditioners[0].dense()[0]),
         (pairs[0] * pairs[1]).sort(descending=True).values,
     )
 
