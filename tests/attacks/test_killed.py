@@ -13,7 +13,7 @@ from checkouts import ROOT, copied, ended, make, needs_ready_venv, processes
 
 from seplib import comparing, runner
 
-NOTEBOOKS = ("ntk_exact", "image_settings", "non_grid")
+NOTEBOOKS = ("ntk_exact", "image_settings")
 # One machine repeats every bit; only what a clock says is free.
 EXACT = comparing.Rules(
     tuple(
