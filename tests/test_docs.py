@@ -109,7 +109,7 @@ def test_cells_of_a_table_are_set_as_numbers_or_words():
     table = (
         "<table><thead><tr><th></th><th>value</th><th>case</th><th>holds</th><th>gap</th></tr></thead><tbody>"
         f'<tr><th>a-1</th><td class="x-2">-0.50</td><td>{long}</td><td>&lt;=</td><td>nan</td></tr>'
-        "<tr><th>b</th><td>1.5e-07</td><td>a-b</td><td>True</td><td></td></tr>"
+        "<tr><th>b</th><td>1.5e-07</td><td>6x6, all</td><td>True</td><td></td></tr>"
         "<tr><th>c</th><td>nan</td><td></td><td>–</td><td>–</td></tr>"
         "</tbody></table>"
     )
@@ -120,7 +120,7 @@ def test_cells_of_a_table_are_set_as_numbers_or_words():
     assert node.astext() == (
         '<table><thead><tr><th></th><th>value</th><th class="words long">case</th><th class="words">holds</th><th>gap</th></tr></thead><tbody>'
         f'<tr><th>a-1</th><td class="x-2">−0.50</td><td class="words long">{long}</td><td class="words">≤</td><td>–</td></tr>'
-        '<tr><th>b</th><td>1.5·10<sup>−7</sup></td><td class="words long">a-b</td><td class="words">True</td><td></td></tr>'
+        '<tr><th>b</th><td>1.5·10<sup>−7</sup></td><td class="words long">6x6, all</td><td class="words">True</td><td></td></tr>'
         '<tr><th>c</th><td>–</td><td class="words long"></td><td class="words">–</td><td>–</td></tr></tbody></table>'
     )
 

@@ -72,6 +72,7 @@ def print_numbers(app, doctree, docname):
             node.children = [nodes.Text(_tables(node.astext()))]
 
 
+_NUMBER = re.compile(r"[+−]?(?:[\d.]+(?:·10−?\d+)?%?|∞)")
 _SIGNS = {"nan": "–", "inf": "∞", "-inf": "−∞", "<=": "≤", ">=": "≥"}
 
 
@@ -101,7 +102,7 @@ def _tables(html):
         for place, column in enumerate(itertools.zip_longest(*(row[::-1] for row in rows if row)), 1):
             cells = [cell for cell in column if cell]
             texts = [text for cell in cells if (text := cell.get_text().strip().strip("–"))]
-            if texts and not any(re.match(r"[+−]?[\d∞]", text) for text in texts):
+            if texts and not any(_NUMBER.fullmatch(text) for text in texts):
                 kind = ["words", "long"] if max(map(len, texts)) > 24 else ["words"]
                 for cell in [*cells, *(head[-place] for head in heads if len(head) >= place)]:
                     cell["class"] = [*cell.get("class", []), *kind]
