@@ -52,7 +52,9 @@ fit(model, axes, torch.ones(8, 8), preconditioner=SepPGD(model, axes, k=2), iter
     assert not loaded(train) & set(HEAVY)
 
 
-@pytest.mark.parametrize("name", [name for name in seplib.__all__ if name.islower() and name not in ("fit", "load", "save")])
+@pytest.mark.parametrize(
+    "name", [name for name in seplib.__all__ if name.islower() and name not in ("fit", "load", "save")]
+)
 def test_every_module_is_there_when_it_is_asked_for(name):
     assert getattr(seplib, name).__name__ == f"seplib.{name}" and name in dir(seplib)
 
