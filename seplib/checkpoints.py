@@ -232,7 +232,7 @@ def _recipe(network: nn.Module) -> dict[str, Any]:
     if network.activation.source is None:
         raise TypeError(f"{refused} {network.activation.name!r}{own}")
     encoding = getattr(network, "encoding", None)
-    if not isinstance(encoding, FourierFeatures | None):
+    if encoding is not None and type(encoding) is not FourierFeatures:
         raise TypeError(f"{refused} the encoding {type(encoding).__name__}{own}")
     (name, omega), first, last = network.activation.source, network.weights[0], network.weights[-1]
     return {

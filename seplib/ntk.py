@@ -97,9 +97,10 @@ def _jacobian_gram(factor: nn.Module, x: Tensor) -> Float[Tensor, "E n n"]:
     def logits(parameters: dict[str, Tensor], point: Tensor) -> Tensor:
         return torch.func.functional_call(factor, parameters, (point[None],))[:, 0].sum(-1)
 
-    jacobians = torch.vmap(torch.func.jacrev(logits), (None, 0), out_dims=1)(trained, x)  # (E, n, ...) each
-    rows = (J.flatten(2) for J in jacobians.values())
-    return sum((J @ J.mT for J in rows), x.new_zeros(factor.ensemble, x.numel(), x.numel()))
+    rows = torch.vmap(torch.func.jacrev(logits), (None, 0), out_dims=1)
+    jacobians = rows(trained, x) if trained else {}  # (E, n, ...) each
+    flat = (J.reshape(*J.shape[:2], -1) for J in jacobians.values())
+    return sum((J @ J.mT for J in flat), x.new_zeros(factor.ensemble, x.numel(), x.numel()))
 
 
 @torch.no_grad()

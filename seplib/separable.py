@@ -24,7 +24,7 @@ class Separable(Network):
     Inputs are tensors of the parameters' dtype and device, or NumPy arrays.
     """
 
-    def __init__(self, factors: Sequence[nn.Module], outputs: Sequence[int], wanted: str):
+    def __init__(self, factors: Sequence[nn.Module], outputs: Sequence[int] | None, wanted: str):
         super().__init__()
         if len(factors) < 2:
             raise ValueError(f"a separable network needs at least 2 factors, got {len(factors)}")
@@ -32,7 +32,7 @@ class Separable(Network):
             raise TypeError(f"a factor network needs the numbers rank and ensemble, {foreign[0]} lacks them")
         if len({f.ensemble for f in factors}) > 1:
             raise ValueError(f"the factors share one ensemble size, got {[f.ensemble for f in factors]}")
-        if [f.rank for f in factors] != list(outputs):
+        if [f.rank for f in factors] != (outputs or [factors[0].rank] * len(factors)):
             raise ValueError(f"factors with {[f.rank for f in factors]} outputs do not fit {wanted}")
         kinds = [f"{like.dtype} on {like.device}" for f in factors if (like := some_parameter(f)) is not None]
         if len(set(kinds)) > 1:
@@ -74,7 +74,7 @@ class CP(Separable):
     """
 
     def __init__(self, factors: Sequence[nn.Module], scale: str | None = "rank"):
-        super().__init__(factors, [getattr(f, "rank", None) for f in factors[:1]] * len(factors), "one CP rank")
+        super().__init__(factors, None, "one CP rank")
         if scale not in ("rank", None):
             raise ValueError(f'scale must be "rank" or None, got {scale!r}')
         self.scale = factors[0].rank ** -0.5 if scale == "rank" else 1.0

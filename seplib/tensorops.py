@@ -27,9 +27,8 @@ def one_by_one(left: Tensor, right: Tensor) -> bool:
     False
     """
     copies, rows, inner = left.shape
-    large = rows * inner * right.shape[-1] >= 1 << 24
-    batched = 1 < copies == right.shape[0] <= 16 and copies % torch.get_num_threads() != 0
-    return left.device.type == "cpu" and batched and large
+    large = rows * inner * right.shape[-1] >= 1 << 24 and 1 < copies == right.shape[0] <= 16
+    return large and left.device.type == "cpu" and copies % torch.get_num_threads() != 0
 
 
 def product(left: Tensor, right: Tensor) -> Float[Tensor, "E n m"]:
