@@ -4,10 +4,13 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import typer
+try:
+    import typer
 
-from seplib import meshes, pictures, profiles, runner, solids
-from seplib.files import check_output
+    from seplib import meshes, pictures, profiles, runner, solids
+    from seplib.files import check_output
+except ModuleNotFoundError as error:
+    sys.exit(f"seplib: error: the command needs {error.name}: pip install 'seplib[data,reproduce]'")
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
