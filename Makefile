@@ -25,7 +25,8 @@ STRIP := $(BIN)/nbstripout --keep-output --keep-count --extra-keys \
 # One at a time in this folder: who comes second waits, and then finds the work done. The lock is the system's, on a handle that
 # the command inherits, so it goes with its holder, however that ends.
 WAIT := import fcntl\ntry: fcntl.flock(9, 6)\nexcept BlockingIOError: print("waiting for another make in this folder", flush=True); fcntl.flock(9, 2)\nexcept OSError: pass
-ALONE = exec 9>>Makefile; $(PYTHON) -c $$'$(WAIT)';
+ALONE = test -w . || { echo "cannot write to $(CURDIR): copy the project to a folder of your own" >&2; exit 1; }; \
+  { exec 9>>Makefile; } 2>/dev/null || exec 9<Makefile; $(PYTHON) -c $$'$(WAIT)';
 
 .PHONY: book test audit compare portable expected figures notebooks serve lint bench clean
 
@@ -34,10 +35,15 @@ book: $(READY)
 	@$(MAKE) --no-print-directory $(HTML)
 	@echo $(CURDIR)/$(HTML)
 
-# Everything that the book shows; a second `make book` finds it older than the book and is done.
+# A second `make book` finds everything that the book shows as it was, and is done. File times would not tell: a clock may be set
+# back, and a file that is gone has none.
 HTML := _build/html/index.html
-$(HTML): $(shell find book notebooks results seplib _config.yml CHANGELOG.md -type f -not -path '*/__pycache__/*' 2>/dev/null)
-	@$(ALONE) $(BIN)/python book/build.py >/dev/null
+SHOWN = $$(find book notebooks results seplib _config.yml CHANGELOG.md -type f -not -path '*/__pycache__/*' -not -path '*/.*' \
+  -print0 | LC_ALL=C sort -z | xargs -0 cksum | cksum)
+.PHONY: $(HTML)
+$(HTML):
+	@$(ALONE) [ -f $(HTML) ] && [ "$(SHOWN)" = "$$(cat _build/shown 2>/dev/null)" ] || { \
+	  rm -f _build/shown && shown="$(SHOWN)" && $(BIN)/python book/build.py >/dev/null && echo "$$shown" >_build/shown; }
 
 figures: $(READY)
 	@$(ALONE) $(BIN)/snakemake --cores all --nolock --rerun-incomplete --rerun-triggers mtime params code input \
@@ -45,7 +51,7 @@ figures: $(READY)
 
 # Execute the committed notebooks anew, in place: after a change, before a commit.
 notebooks: $(READY)
-	@$(BIN)/jupyter execute --inplace notebooks/$(or $(NOTEBOOK),*).ipynb
+	@$(ALONE) $(BIN)/jupyter execute --inplace notebooks/$(or $(NOTEBOOK),*).ipynb
 	@$(STRIP) notebooks/*.ipynb
 
 # Everything after the training, from the stored runs, against what is committed; RUNS=n also computes n runs anew.
@@ -94,6 +100,6 @@ $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python >= 3.11 is needed, this is " + sys.version.split()[0] + "; name another with make PYTHON=...")'
 	@echo "setting up .venv (2 to 3 minutes the first time)"
 	@$(ALONE) { [ $(READY) -nt requirements.lock ] && [ $(READY) -nt pyproject.toml ]; } || { \
-	  { test -x $(BIN)/python || $(PYTHON) -m venv .venv; } && \
+	  { $(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv; } && \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock && \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e . && touch $(READY); }

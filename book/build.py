@@ -35,6 +35,14 @@ Numbers on this page are from a smoke run of this machine, small settings to see
 :::"""
 
 
+# Cells that are needed to execute a notebook and not to read it: their tags, and what the line says under which they fold.
+FOLDED = {
+    "parameters": "Parameters and their defaults",
+    "injected-parameters": "Parameters of this run",
+    "hide-cell": "Imports and settings",
+}
+
+
 class Refused(Exception):
     """The book cannot be built, for a reason that one line can tell."""
 
@@ -95,7 +103,7 @@ def reworded(run: dict[str, Any], source: dict[str, Any]) -> dict[str, Any]:
 
 
 def dressed(notebook: dict[str, Any], note: str) -> dict[str, Any]:
-    """The notebook as the book shows it: a note under its title, the injected parameters folded away."""
+    """The notebook as the book shows it: a note under its title; parameters, imports and settings folded away."""
     cells = notebook["cells"]
     first = "".join(cells[0]["source"]) if cells and cells[0]["cell_type"] == "markdown" else ""
     title = re.search(r"^# .+$", first, re.MULTILINE)
@@ -107,14 +115,26 @@ def dressed(notebook: dict[str, Any], note: str) -> dict[str, Any]:
         if pictures and not cell["metadata"].get("mystnb", {}).get("image", {}).get("alt", "").strip():
             raise Refused(f"cell {number} shows a figure and its metadata no alternative text, mystnb.image.alt")
         tags = cell["metadata"].setdefault("tags", [])
-        if "injected-parameters" in tags:
-            tags.append("hide-input")
-            cell["metadata"]["mystnb"] = {"code_prompt_show": "Parameters of this run"}
+        if folded := [FOLDED[tag] for tag in tags if tag in FOLDED]:
+            cell["metadata"]["mystnb"] = {"code_prompt_show": folded[0]}
+            if "hide-cell" not in tags:
+                tags.append("hide-input")
         for output in cell.get("outputs", []):
             data = output.get("data", {})
             if GLUED in data:  # a glued numpy scalar prints its type, which no format understands
                 data[GLUED] = re.sub(r"^np\.\w+\((.*)\)$", r"\1", "".join(data[GLUED]))
+    notebook["cells"] = [part for cell in cells for part in said(cell)]
     return notebook
+
+
+def said(cell: dict[str, Any]) -> list[dict[str, Any]]:
+    """A cell that folds away, and what it printed, such as where the images come from, in one that does not."""
+    printed = [output for output in cell.get("outputs", []) if output["output_type"] == "stream"]
+    if "hide-cell" not in cell["metadata"]["tags"] or not printed:
+        return [cell]
+    rest = [output for output in cell["outputs"] if output not in printed]
+    shown = {"id": f"{cell['id']}-printed", "outputs": printed, "metadata": {"tags": ["remove-input"]}}
+    return [cell | {"outputs": rest}, cell | shown]
 
 
 def note(root: Path, name: str, profile: str) -> str:

@@ -14,7 +14,7 @@ import yaml
 from labels import Label, labels, reference
 
 import seplib
-from seplib import claims
+from seplib.reproduce import claims, criteria
 
 BADGES = {
     "reproduced": "yes",
@@ -64,7 +64,9 @@ def _number(value: Any) -> str:
     if isinstance(value, int) or value == 0:
         text = f"{value:g}"
     elif 1e-3 <= abs(value) < 1e5:
-        text = f"{value:.3g}" if abs(value) < 1 else f"{value:#.4g}".rstrip(".")
+        text = (
+            f"{value:.3g}" if abs(value) < 1 else f"{value:.0f}" if abs(value) >= 1e4 else f"{value:#.4g}".rstrip(".")
+        )
     else:
         mantissa, exponent = f"{value:.2e}".split("e")
         text = f"{mantissa}·10<sup>{int(exponent)}</sup>"
@@ -96,7 +98,7 @@ def _verdict_cell(entry: dict[str, Any]) -> str:
     if entry["verdict"] in ("partly", "not reproduced") and entry["cases"]:
         failing = [name for name, holds in entry["cases"].items() if not holds]
         parts.append(f'<p class="cases">fails: {html.escape(", ".join(failing))}</p>')
-    if nearest := claims.nearest(entry):
+    if nearest := criteria.nearest(entry):
         parts.append(f'<p class="cases">{_margin(*nearest)}</p>')
     if entry.get("assumed"):
         parts.append(f"<details><summary>assumed</summary>{html.escape(entry['assumed'])}</details>")
@@ -106,7 +108,8 @@ def _verdict_cell(entry: dict[str, Any]) -> str:
 def _margin(name: str, margin: dict[str, Any]) -> str:
     """The case of a claim that is nearest to its threshold, in words."""
     value, bound, distance = (_number(float(f"{margin[key]:.3g}")) for key in ("value", "bound", "distance"))
-    text = f"nearest: {html.escape(name)}, {value} {html.escape(margin['relation'])} {bound}, distance {distance}"
+    relation = {"<=": "≤", ">=": "≥"}.get(margin["relation"], html.escape(margin["relation"]))
+    text = f"nearest: {html.escape(name)}, {value} {relation} {bound}, distance {distance}"
     return text + (f" ({margin['note']})" if "note" in margin else "")
 
 
@@ -319,15 +322,35 @@ def schematic(root: Path, staged: Path) -> str:
 # API and anchors ----------------------------------------------------------------------------------------------------
 
 # The order of the paper; a module that is not named here comes last.
-_ORDER = "tensorops activations factors separable approximation ntk limits dynamics preconditioning training ridge pde"
+_ORDER = [
+    "tensorops",
+    "activations",
+    "factors",
+    "separable",
+    "ntk",
+    "operators",
+    "limits",
+    "dynamics",
+    "ridge",
+    "preconditioning",
+    "baselines",
+    "streaming",
+    "training",
+    "metrics",
+    "checkpoints",
+    "approximation",
+    "pde",
+    "targets",
+]
+# What is no library: the paper's experiments, what makes results of them, the command.
+_ROOMS = ("studies", "reproduce", "own")
 
 
 def modules() -> list[str]:
-    """Public modules of the library, in the paper's order."""
+    """Public modules of the library, in the paper's order, a package's own ones after it."""
     found = [module.name.removeprefix("seplib.") for module in pkgutil.walk_packages(seplib.__path__, "seplib.")]
-    names = [name for name in found if not name.startswith("_")]
-    order = _ORDER.split()
-    return sorted(names, key=lambda n: (order.index(n) if n in order else len(order), n))
+    names = [name for name in found if not name.startswith("_") and name.partition(".")[0] not in _ROOMS]
+    return sorted(names, key=lambda name: (_ORDER.index(name.partition(".")[0]), name))
 
 
 def api(root: Path, staged: Path) -> str:

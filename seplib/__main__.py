@@ -7,8 +7,10 @@ from typing import Annotated
 try:
     import typer
 
-    from seplib import meshes, pictures, profiles, runner, solids
-    from seplib.files import check_output
+    from seplib.own import pictures, solids
+    from seplib.reproduce import profiles, runner
+    from seplib.targets import meshes
+    from seplib.targets.files import check_output
 except ModuleNotFoundError as error:
     sys.exit(f"seplib: error: the command needs {error.name}: pip install 'seplib[data,reproduce]'")
 
@@ -37,7 +39,7 @@ def run(
 @app.command()
 def collect(profile: Annotated[str, typer.Option(help=f"One of {', '.join(profiles.NAMES)}.")] = "smoke") -> None:
     """Gather what the notebooks recorded in results/PROFILE/claims.json."""
-    from seplib import claims, store  # pandas, which the other commands do without
+    from seplib.reproduce import claims, store
 
     profiles.get(profile)
     results = Path("results") / profile
@@ -56,7 +58,7 @@ def audit(
     seed: Annotated[int | None, typer.Option(help="Of the draw.")] = None,
 ) -> None:
     """Execute the notebooks at paper from the stored runs and compare with what is committed; status 1 if anything differs."""
-    from seplib import audit as audits  # imports every module of the library
+    from seplib.reproduce import audit as audits
 
     root = Path.cwd()
     found = audits.audit(root, jobs, say=typer.echo)

@@ -1,4 +1,4 @@
-"""Files that are read back: written whole or not at all, checked whole before anything of them is taken (Sec. A.12).
+"""Files that are read back: written whole or not at all, checked whole before anything of them is taken.
 
 A checkpoint is a line with the SHA-256 of what follows, then an NPZ archive: arrays, and in JSON the tree that they hang in.
 Reading one runs no code.
@@ -57,7 +57,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 class Checkpoint:
-    """The file that a run is saved to and taken up from, made before the first update: it knows where the run began (Sec. A.12).
+    """The file that a run is saved to and taken up from, made before the first update: it knows where the run began.
 
     Args:
         path: of the file.
@@ -77,12 +77,12 @@ class Checkpoint:
         }
 
     def save(self, history: dict[str, Any]) -> None:
-        """Write the state of the run and its history, lists of numbers by name (Sec. A.12). OSError as :func:`write_atomic`."""
+        """Write the state of the run and its history, lists of numbers by name. OSError as :func:`write_atomic`."""
         state = {"settings": self._settings, "samples": self._samples, "history": history, **self._state()}
         write_atomic(self.path, _sealed("checkpoint", state))
 
     def resume(self, iterations: int) -> dict[str, Any] | None:
-        """Set network, optimizer and whatever else to where the run was left, all of it or nothing (Sec. A.12).
+        """Set network, optimizer and whatever else to where the run was left, all of it or nothing.
 
         A file that is damaged is kept beside, as ``NAME.damaged``; a warning says so, and the run starts over.
 
@@ -174,7 +174,7 @@ def _unsealed(kind: str, data: bytes) -> Any:
 
 
 def save(model: nn.Module, path: str | Path) -> None:
-    """Save a network, weights and configuration, in a file without pickle, with a checksum, whole or not at all (Sec. A.12).
+    """Save a network, weights and configuration, in a file without pickle, with a checksum, whole or not at all.
 
     Args:
         model: CP, TT or Tucker network of :class:`seplib.FactorMLP` factors, or an MLP, with activations of the library's own
@@ -189,7 +189,7 @@ def save(model: nn.Module, path: str | Path) -> None:
 
 
 def load(path: str | Path) -> nn.Module:
-    """Network that :func:`save` wrote, on the CPU, in the precision that it had (Sec. A.12). Reading runs no code of the file.
+    """Network that :func:`save` wrote, on the CPU, in the precision that it had. Reading runs no code of the file.
 
     Raises:
         ValueError: the file is damaged or holds something else.
@@ -242,7 +242,8 @@ def _recipe(network: nn.Module) -> dict[str, Any]:
         "network": dict(
             width=first.shape[1], depth=network.depth, activation=name, omega=omega, ensemble=network.ensemble
         )
-        | dict(parametrization="ntk" if len(network.biases) < network.depth else "torch"),
+        # The law that the weights were drawn from is past; what is left of it are the scales.
+        | dict(parametrization="ntk" if any(s != 1 for s in network.scales) else "torch", bias=len(network.biases) > 0),
     }
 
 
@@ -261,7 +262,7 @@ def _made(kind: str, **recipe: Any) -> nn.Module:
 
 
 def packed(tree: Any) -> bytes:
-    """A tree of dictionaries, lists, tuples, tensors and plain values as bytes (Sec. A.12).
+    """A tree of dictionaries, lists, tuples, tensors and plain values as bytes.
 
     Raises:
         TypeError: something else hangs in it.
@@ -288,7 +289,7 @@ def packed(tree: Any) -> bytes:
 
 
 def unpacked(data: bytes) -> Any:
-    """Undo :func:`packed`; the tensors lie on the CPU (Sec. A.12)."""
+    """Undo :func:`packed`; the tensors lie on the CPU."""
     with np.load(io.BytesIO(data), allow_pickle=False) as stored:
         tree = json.loads(str(stored["tree"]))
 

@@ -67,7 +67,7 @@ class EnsembleMLP(Network):
     ========  ===============  =============================================  ==========================
 
     with ``m`` the layer's number of inputs. "siren" is the scheme of Sitzmann et al. (2020); "ntk" with two layers is
-    the network of Theorem 2. The entries are drawn in float64 on the generator's device and then cast, so one seed
+    the network of Theorem 2. ``bias=False`` leaves out all biases. The entries are drawn in float64 on the generator's device and then cast, so one seed
     means one network on every device and, up to rounding, in every precision.
     """
 
@@ -81,6 +81,7 @@ class EnsembleMLP(Network):
         activation: str | activations.Activation = "sine",
         omega: float = 30.0,
         parametrization: str = "siren",
+        bias: bool = True,
         ensemble: int = 1,
         generator: torch.Generator | None = None,
         dtype: torch.dtype | None = None,
@@ -102,19 +103,19 @@ class EnsembleMLP(Network):
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         for layer, (m, out) in enumerate(itertools.pairwise(sizes)):
             weight = torch.empty(ensemble, out, m, dtype=torch.float64, device=generator and generator.device)
-            bias = weight.new_empty(ensemble, out)
+            offset = weight.new_empty(ensemble, out)
             if ntk:
                 weight.normal_(generator=generator)
-                bias.normal_(generator=generator)
+                offset.normal_(generator=generator)
             else:
                 fan = m**-0.5
                 bound = fan if parametrization == "torch" else math.sqrt(6) * fan / omega if layer else 1 / m
                 weight.uniform_(-bound, bound, generator=generator)
-                bias.uniform_(-fan, fan, generator=generator)
+                offset.uniform_(-fan, fan, generator=generator)
             dtype = dtype or torch.get_default_dtype()
             self.weights.append(nn.Parameter(weight.to(device, dtype)))
-            if not (ntk and layer == depth - 1):
-                self.biases.append(nn.Parameter(bias.to(device, dtype)))
+            if bias and not (ntk and layer == depth - 1):
+                self.biases.append(nn.Parameter(offset.to(device, dtype)))
 
     @property
     def depth(self) -> int:
@@ -221,6 +222,7 @@ class FactorMLP(EnsembleMLP):
         omega: frequency of the periodic activations, w_0 of SIREN.
         parametrization: "siren", "ntk" or "torch", see :class:`EnsembleMLP`.
         encoding: module that maps ``(n,)`` to ``(n, m)`` before the first layer, such as :class:`FourierFeatures`.
+        bias: whether the layers have biases.
         ensemble: number of independent copies E: colour channels, seeds.
         generator: source of the initial values; torch's default generator if None.
         dtype, device: of the parameters; torch's defaults if None.

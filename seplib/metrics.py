@@ -1,7 +1,9 @@
-"""Quality measures of Sec. 5: PSNR, SSIM, error spectra, IoU, relative L2 error; slopes over sizes."""
+"""What is measured of a run: PSNR, SSIM, error spectra, IoU, relative L2 error of Sec. 5; slopes over sizes; time as the device has it."""
 
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,7 +38,7 @@ def error_spectrum(prediction: Tensor, target: Tensor) -> tuple[Float[Tensor, " 
         target: ``(C, H, W)``.
 
     Returns:
-        Frequencies in cycles a pixel (centres of rings up to the corner sqrt(1/2)) and the energy in each ring; the
+        Frequencies in cycles per pixel (centres of rings up to the corner sqrt(1/2)) and the energy in each ring; the
         energies add up to the mean squared error (Parseval).
 
     >>> f, e = error_spectrum(torch.ones(1, 8, 8), torch.zeros(1, 8, 8))
@@ -118,3 +120,36 @@ def eckart_young(target: Tensor, rank: int) -> float:
     """
     squares = torch.linalg.svdvals(target.double()).square()
     return math.sqrt(squares[:, rank:].sum().item() / squares.sum().item())
+
+
+def now(device: torch.device) -> Any:
+    """A moment for :func:`between`: when the work handed to the device so far is done. Waits for nothing (Sec. A.1.1).
+
+    The CPU works at once, so there it is the time; elsewhere an event among the device's work.
+    """
+    if device.type in ("cpu", "meta"):
+        return time.perf_counter()
+    with torch.accelerator.device_index(device.index):
+        event = torch.get_device_module(device).Event(enable_timing=True)
+        event.record()
+    return event
+
+
+def between(start: Any, end: Any) -> float:
+    """Seconds between two moments of one device, for both of which the host has waited by now (Sec. A.1.1).
+
+    >>> start, end = now(torch.device("cpu")), now(torch.device("cpu"))
+    >>> 0 <= between(start, end) < 1
+    True
+    """
+    return end - start if isinstance(end, float) else start.elapsed_time(end) / 1e3
+
+
+def seconds(call: Callable[[], object], device: torch.device) -> float:
+    """Time of a call whose work is done on a device (Sec. A.1.1)."""
+    start = now(device)
+    call()
+    end = now(device)
+    if device.type != "cpu":
+        torch.get_device_module(device).synchronize()
+    return between(start, end)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from seplib import clock
+from seplib import metrics
 from seplib.checkpoints import Checkpoint
 from seplib.factors import Data, as_input
 from seplib.separable import some_parameter
@@ -288,13 +288,13 @@ class _Recorder:
 
     def go_on(self) -> None:
         """The time from here to the next entry is training time."""
-        self.start = clock.now(self.device)
+        self.start = metrics.now(self.device)
 
     def record(self, loss: Tensor, fetch: bool) -> None:
         if loss.is_meta:
             return
         self.losses.append(loss)
-        self.spans.append((self.start, clock.now(self.device)))
+        self.spans.append((self.start, metrics.now(self.device)))
         if fetch or len(self.losses) >= self.block:
             self.recall()
 
@@ -310,7 +310,7 @@ class _Recorder:
                     f"training diverged: the loss is {loss} after {len(self.history.loss)} updates"
                 )
             self.history.loss.append(loss)
-            self.history.seconds.append(clock.between(*span) + sum(self.history.seconds[-1:]))
+            self.history.seconds.append(metrics.between(*span) + sum(self.history.seconds[-1:]))
         return self.history
 
 

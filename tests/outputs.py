@@ -2,10 +2,10 @@
 
 import torch
 
-from seplib.runs import train_image
-from seplib.setups import run_arguments
+from seplib.studies.images.fitting import train_image
+from seplib.studies.images.setups import run_arguments
 
 
 def output(target, method, settings, seed, mask=None, reference=None):
-    """``(3, H, W)`` after the last update of :func:`seplib.runs.fit_image` with these arguments."""
+    """``(3, H, W)`` after the last update of :func:`seplib.studies.images.fitting.fit_image` with these arguments."""
     return train_image(**run_arguments(target, method, settings, seed, torch.device("cpu"), mask, reference))[1]

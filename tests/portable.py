@@ -16,7 +16,7 @@ from pathlib import Path
 import nbformat
 import torch
 
-from seplib import claims, comparing, runner
+from seplib.reproduce import claims, comparing, runner
 
 ROOT = Path(__file__).parents[1]
 EXPECTED = ROOT / "tests" / "expected"

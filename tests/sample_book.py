@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from seplib import claims
+from seplib.reproduce import claims, criteria
 
 ROOT = Path(__file__).parents[1]
 NAME = "image_representation"
@@ -117,11 +117,11 @@ def write_results(root: Path, profile: str, number: str) -> None:
         spread={"Plane SepNN": 0.08, "Plane SepPGD": 0.11},
         seconds=7200.0 if profile == "smoke" else 0.5,
     )
-    same = {"all": claims.at_most(3.1e-16, 1e-10)}
+    same = {"all": criteria.at_most(3.1e-16, 1e-10)}
     report.record("lem-2", cases=same, paper={"difference": 0.0}, measured={"difference": 3.1e-16})
     report.record(
         "table-3",
-        cases={"signs": claims.above(-0.4, 0, claims.DECIBELS, spread=0.5)},
+        cases={"signs": criteria.above(-0.4, 0, criteria.DECIBELS, spread=0.5)},
         paper={f"R = {r}": 31.0 + r / 700 for r in range(100, 800, 100)},
         measured={f"R = {r}": 30.0 + r / 700 for r in range(100, 800, 100)},
     )

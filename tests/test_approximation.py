@@ -14,22 +14,12 @@ import pytest
 import torch
 from hypothesis import given
 
-from seplib import (
-    CP,
-    TT,
-    Tucker,
-    activations,
-    approximation,
-    approximation_figures,
-    expansions,
-    gallery,
-    interpolation,
-    rates,
-    univariate,
-)
-from seplib.claims import held
-from seplib.expansions import FORMS
-from seplib.profiles.approximation import RateSettings
+from seplib import CP, TT, Tucker, activations, approximation
+from seplib.approximation import expansions, interpolation, rates, univariate
+from seplib.approximation.expansions import FORMS
+from seplib.reproduce.criteria import held
+from seplib.studies.approximation import figures, gallery
+from seplib.studies.approximation.settings import RateSettings
 
 BOX = [(-1.0, 1.0), (0.0, 3.0)]
 BOX_3 = [(-1.0, 1.0), (0.0, 1.0), (-2.0, 0.0)]
@@ -410,7 +400,7 @@ def test_dense_agreement_of_grid_and_points(built):
 
 
 def test_the_slider_carries_its_pictures_and_asks_no_other_host():
-    text = approximation_figures.rank_slider(gallery.FUNCTIONS["cosine"], (1, 3), size=17).data
+    text = figures.rank_slider(gallery.FUNCTIONS["cosine"], (1, 3), size=17).data
     assert text.count("<img") == 2 and text.count("data:image/jpeg;base64,") == 2
     assert 'type="range" min="0" max="1"' in text and "http" not in text
 

@@ -8,19 +8,21 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from seplib import audit, claims, comparing, runner, store, targets
+from seplib import targets
+from seplib.reproduce import archive, audit, claims, comparing, runner, store
 
 SOURCES = [
     """
 import pandas as pd
 import torch
 from myst_nb import glue
-from seplib import claims, limit_runs
+from seplib.reproduce import claims
+from seplib.studies.ntk import initialization
 report = claims.Report("tiny", profile=profile, device="cpu", seed=seed)
 """,
     """
 shape = dict(rank=2, side=3, activation="tanh", copies=4, seed=seed, device=torch.device("cpu"))
-spreads = [limit_runs._spread(width=width, **shape) for width in (4, 8)]
+spreads = [initialization._spread(width=width, **shape) for width in (4, 8)]
 table = report.table("spreads", pd.DataFrame({"width": [4, 8], "spread": spreads}))
 """,
     """
@@ -221,8 +223,8 @@ def test_a_drawn_run_computed_anew_agrees_and_a_changed_one_does_not(project):
     lines = list(audit.replays(results, 5, seed=0))
     assert len(lines) == 2 and all(agrees for _, agrees in lines)
     first = sorted((results / "runs").iterdir())[0]
-    whole = store.read(first)
-    store.write(first, store.StoredRun(whole.description, whole.result * 1.01, whole.provenance))
+    whole = archive.read(first)
+    archive.write(first, archive.StoredRun(whole.description, whole.result * 1.01, whole.provenance))
     lines = dict(audit.replays(results, 5, seed=1))
     assert sorted(lines.values()) == [False, True]
     assert any(line.startswith(f"{first.name}: 9.9e-03 from commit") and "allowed 1e-06" in line for line in lines)

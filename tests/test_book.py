@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import sample_book
 
-from seplib import claims
+from seplib.reproduce import claims
 
 sys.path[:0] = [str(sample_book.ROOT / "book")]
 
@@ -68,11 +68,32 @@ def test_only_a_notebook_with_claims_knows_what_its_runs_took(tmp_path):
     assert "of execution" in text and "of computing" not in text
 
 
-def test_only_the_injected_parameters_are_folded_away(tmp_path):
-    staged(sample_book.make(tmp_path, paper=True))
-    cells = json.loads((tmp_path / "_build" / "stage" / "notebooks" / f"{NAME}.ipynb").read_text())["cells"]
-    hidden = [cell["source"] for cell in cells if "hide-input" in cell["metadata"]["tags"]]
-    assert hidden == ["profile = 'paper'"]
+def test_parameters_imports_and_settings_are_folded_away_but_not_what_they_print(tmp_path):
+    root = sample_book.make(tmp_path, paper=True)
+    printed = {"output_type": "stream", "name": "stdout", "text": "Plane, checksum verified"}
+    settings = {
+        "output_type": "execute_result",
+        "data": {"text/plain": "Settings()"},
+        "metadata": {},
+        "execution_count": 3,
+    }
+    setup = sample_book.code("setup", "import seplib", 3, [printed, settings], tags=["hide-cell"])
+    for path in (root / "notebooks", root / "results" / "paper"):
+        edit(path / f"{NAME}.ipynb", lambda nb: nb["cells"].insert(-2, setup))
+    staged(root)
+    cells = json.loads((root / "_build" / "stage" / "notebooks" / f"{NAME}.ipynb").read_text())["cells"]
+    assert [(cell["id"], cell["metadata"]["tags"]) for cell in cells] == [
+        ("words", []),
+        ("parameters", ["parameters", "hide-input"]),
+        ("injected", ["injected-parameters", "hide-input"]),
+        ("setup", ["hide-cell"]),
+        ("setup-printed", ["remove-input"]),
+        ("figure", []),
+        ("glue", []),
+    ]
+    prompts = [cell["metadata"].get("mystnb", {}).get("code_prompt_show") for cell in cells[1:4]]
+    assert prompts == ["Parameters and their defaults", "Parameters of this run", "Imports and settings"]
+    assert cells[3]["outputs"] == [settings] and cells[4]["outputs"] == [printed]
 
 
 def test_glued_numpy_scalars_become_numbers(tmp_path):
@@ -219,6 +240,8 @@ def test_replacing_leaves_exactly_the_new_folder(tmp_path):
         (33.3, "33.30"),
         (-0.05, "−0.05"),
         (7, "7"),
+        (1234.5, "1234"),
+        (49500.0, "49500"),
         (0.0, "0"),
         (3.14e-16, "3.14·10<sup>−16</sup>"),
         ("below <1>", "below &lt;1&gt;"),
@@ -394,7 +417,7 @@ def test_statements_and_equations_carry_the_papers_numbers(sample):
     assert "see Fig. 1 , Definition 1 , Lemma A and (8)" in text
     assert re.findall(r'<span class="eqno">\((\w+)', (sample / "index.html").read_text()) == ["8", "a"]
     assert re.findall(r'<span class="eqno">\((\w+)', (sample / "chapter.html").read_text()) == ["1a", "1b"]
-    assert "is 6.1·10 0 , see Lemma B and (1b) , after Lemma A and (a)" in text_of(sample / "chapter.html")
+    assert "is 6.1 , see Lemma B and (1b) , after Lemma A and (a)" in text_of(sample / "chapter.html")
 
 
 def test_glue_and_picture_come_from_the_paper_run(sample):
@@ -422,7 +445,7 @@ def test_scorecard_shows_every_claim_with_verdict_and_evidence(sample):
     assert badges["table-3"] == ["not reproduced", "not reproduced"]
     assert badges["thm-2"] == ["not run yet", "not re-run"]
     assert "fails: Peppers<" in rows["fig-3-image"], "only the failing cases are named"
-    assert "nearest: all, 3.10·10<sup>−16</sup> &lt;= 1.00·10<sup>−10</sup>, distance 1.000<" in rows["lem-2"]
+    assert "nearest: all, 3.10·10<sup>−16</sup> ≤ 1.00·10<sup>−10</sup>, distance 1.000<" in rows["lem-2"]
     near = "nearest: signs, −0.4 &gt; 0, distance −0.0921 (within one spread of its threshold)<"
     assert near in rows["table-3"] and "nearest" not in rows["fig-3-image"], "bare cases have no distance"
     assert "25.43" in rows["fig-3-image"] and "± 0.08" in rows["fig-3-image"] and "26.48" in rows["fig-3-image"]

@@ -3,6 +3,7 @@
 import functools
 import http.server
 import os
+import re
 import shutil
 import threading
 from pathlib import Path
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 import sample_book
 
-from seplib import rendering, targets
+from seplib import targets
+from seplib.studies.surface import rendering
 
 FLAGS = [
     "--no-sandbox",
@@ -55,7 +57,7 @@ FORMULAS = """() => {
     const a = e.getBoundingClientRect(), b = n.getBoundingClientRect();
     return Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1 && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 1; };
   return {
-    bars: inline.filter(e => wider(e) && e.querySelector('mjx-math').offsetWidth <= e.clientWidth + 1).map(where),
+    bars: inline.filter(e => e.offsetHeight > e.clientHeight + 3).map(where),
     long: inline.filter(e => e.querySelector('mjx-math').offsetWidth > e.clientWidth + 1).map(where),
     cut: display.filter(wider).map(where),
     stuck: display.filter(e => wider(e) && !['auto', 'scroll'].includes(getComputedStyle(clip(e)).overflowX)).map(where),
@@ -63,6 +65,12 @@ FORMULAS = """() => {
     stops: all.filter(e => e.tabIndex >= 0 || e.hasAttribute('tabindex') && e.getAttribute('tabindex') !== '-1').map(where),
   };
 }"""
+
+
+# Tables that are cut where the page ends.
+TABLES = """() => [...document.querySelectorAll('article table')].filter(t => {
+  for (let e = t; e.tagName !== 'ARTICLE'; e = e.parentElement) if (e.scrollWidth > e.clientWidth + 1 && !/^T/.test(e.tagName)) return true;
+  return false; }).map(t => t.innerText.slice(0, 60))"""
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -118,12 +126,16 @@ class Reader:
         self.page.on("request", self._watch)
         self.page.on("console", lambda m: self.faults.append(f"console: {m.text}") if m.type == "error" else None)
         self.page.on("pageerror", lambda error: self.faults.append(f"script: {error}"))
-        self.page.on("requestfailed", lambda request: self.faults.append(f"failed: {request.url}"))
+        self.page.on("requestfailed", self._missed)
         self.page.on("response", lambda r: self.faults.append(f"{r.status}: {r.url}") if r.status >= 400 else None)
 
     def _watch(self, request):
         if not request.url.startswith((self.own, "data:", "blob:")):
             self.faults.append(f"asks another host: {request.url}")
+
+    def _missed(self, request):
+        if request.failure != "net::ERR_ABORTED":  # as when the next page is opened before an icon is there
+            self.faults.append(f"failed: {request.url}")
 
     def open(self, url: str):
         """Open a page and wait until its formulas are typeset."""
@@ -168,6 +180,7 @@ def survey(chromium, address, book):
                 "theme": page.evaluate("document.documentElement.dataset.theme"),
                 "contrast": page.evaluate(CONTRAST),
                 **page.evaluate(FORMULAS),
+                "tables": page.evaluate(TABLES),
                 "faults": reader.faults[before:],
             }
         reader.context.close()
@@ -189,7 +202,7 @@ def test_every_formula_is_typeset_without_error(survey):
     "fault, widths",
     [
         ("bars", ["light", "dark"]),
-        ("long", ["dark"]),
+        ("long", ["light", "dark"]),
         ("cut", ["dark"]),
         ("stuck", ["light", "dark"]),
         ("covered", ["light", "dark"]),
@@ -198,6 +211,24 @@ def test_every_formula_is_typeset_without_error(survey):
 )
 def test_formulas_have_room(fault, widths, survey):
     assert {name: seen[fault] for (name, theme), seen in survey.items() if theme in widths and seen[fault]} == {}
+
+
+def test_tables_have_room_on_a_desktop(survey):
+    assert {name: seen["tables"] for (name, theme), seen in survey.items() if theme == "dark" and seen["tables"]} == {}
+
+
+def test_a_notebook_begins_with_what_it_is_about(read, address):
+    page = read(f"{address}/notebooks/image_noise.html")
+    folded = page.locator("details.hide")
+    assert folded.all_inner_texts() == [
+        "Parameters and their defaults",
+        "Parameters of this run",
+        "Imports and settings",
+    ]
+    printed = page.locator(".cell_output:visible").first.inner_text()
+    assert re.search(r"checksum verified|scikit-image", printed), "where the image comes from stays in sight"
+    folded.last.locator("summary").click()
+    assert "claims.Report(" in folded.last.inner_text() and "NoiseSettings(" in folded.last.inner_text()
 
 
 def test_print_cuts_nothing(chromium, address, book):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seplib import claims
+from seplib.reproduce import claims, criteria
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def report(tmp_path, monkeypatch):
 
 
 def test_the_claim_list_is_the_file_row_by_row():
-    with (files("seplib") / "claims.csv").open() as stream:
+    with (files("seplib.reproduce") / "claims.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert len(rows) == len(claims.claims()) == 34
     assert claims.as_rows() == rows
@@ -41,20 +41,20 @@ def test_a_number_that_is_printed_twice_is_asked_for_in_vain(monkeypatch):
 
 
 def test_verdicts_follow_the_cases():
-    assert claims.verdict({"a": True, "b": True}) == "reproduced"
-    assert claims.verdict({"a": True, "b": False}) == "partly"
-    assert claims.verdict({"a": False}) == "not reproduced"
+    assert criteria.verdict({"a": True, "b": True}) == "reproduced"
+    assert criteria.verdict({"a": True, "b": False}) == "partly"
+    assert criteria.verdict({"a": False}) == "not reproduced"
     with pytest.raises(ValueError, match="at least one case"):
-        claims.verdict({})
+        criteria.verdict({})
 
 
 # --- cases that know their distance ----------------------------------------------------------------------------------
 
 RELATIONS = [
-    (claims.at_most, operator.le, -1),
-    (claims.below, operator.lt, -1),
-    (claims.at_least, operator.ge, 1),
-    (claims.above, operator.gt, 1),
+    (criteria.at_most, operator.le, -1),
+    (criteria.below, operator.lt, -1),
+    (criteria.at_least, operator.ge, 1),
+    (criteria.above, operator.gt, 1),
 ]
 # A few numbers of each size, so that equal ones are drawn too.
 numbers = st.one_of(st.integers(-3, 3).map(float), st.floats(-1e6, 1e6, width=32))
@@ -92,46 +92,46 @@ def test_a_distance_is_relative_to_the_threshold(compare, side, value, bound, un
 @given(st.lists(st.tuples(st.sampled_from([r[0] for r in RELATIONS]), numbers, numbers), min_size=1, max_size=4))
 def test_all_hold_exactly_if_the_nearest_to_failing_does(parts):
     cases = [compare(value, bound, 1) for compare, value, bound in parts]
-    whole = claims.all_of(*cases)
+    whole = criteria.all_of(*cases)
     assert bool(whole) is all(map(bool, cases)) and whole in cases
     assert whole.distance == min(case.distance for case in cases)
 
 
 def test_of_two_cases_on_their_threshold_the_strict_one_decides():
-    on = [claims.at_most(1, 1), claims.below(1, 1)]
-    assert not claims.all_of(*on) and not claims.all_of(*on[::-1])
+    on = [criteria.at_most(1, 1), criteria.below(1, 1)]
+    assert not criteria.all_of(*on) and not criteria.all_of(*on[::-1])
 
 
 @given(numbers, numbers, st.floats(0, 10))
 def test_between_is_judged_by_the_nearer_end(value, low, width):
-    case = claims.between(value, low, low + width, scale=1)
+    case = criteria.between(value, low, low + width, scale=1)
     assert bool(case) is (low <= value <= low + width)
     assert case.distance == min(value - low, low + width - value)
 
 
 @given(numbers, numbers, st.floats(1e-3, 1e3))
 def test_a_case_within_one_spread_of_its_threshold_says_so(value, bound, spread):
-    case = claims.at_most(value, bound, scale=1, spread=spread)
+    case = criteria.at_most(value, bound, scale=1, spread=spread)
     assert case.within_spread is (abs(value - bound) < spread)
     assert ("note" in case.margin()) is case.within_spread
     assert case.margin()["spread"] == spread
     for unknown in (None, math.nan):
-        assert not claims.at_most(value, bound, scale=1, spread=unknown).within_spread
+        assert not criteria.at_most(value, bound, scale=1, spread=unknown).within_spread
 
 
 @given(st.dictionaries(st.text(max_size=3), st.tuples(numbers, numbers), min_size=1, max_size=4))
 def test_comparisons_give_the_verdict_of_the_bools_they_stand_for(pairs):
-    cases = {name: claims.above(*pair, scale=1) for name, pair in pairs.items()}
+    cases = {name: criteria.above(*pair, scale=1) for name, pair in pairs.items()}
     bools = {name: a > b for name, (a, b) in pairs.items()}
-    assert claims.held(cases) == bools and claims.verdict(cases) == claims.verdict(bools)
+    assert criteria.held(cases) == bools and criteria.verdict(cases) == criteria.verdict(bools)
 
 
 def test_a_timed_case_says_so_and_stays_what_it_was():
-    case = claims.at_most(0.75, 0.8, spread=0.1)
-    timed = claims.timed(case)
+    case = criteria.at_most(0.75, 0.8, spread=0.1)
+    timed = criteria.timed(case)
     assert timed.timed and not case.timed and (bool(timed), timed.distance) == (bool(case), case.distance)
     assert timed.margin()["note"] == "within one spread of its threshold, in seconds of one machine"
-    assert claims.timed(claims.at_most(0.75, 0.8)).margin()["note"] == "in seconds of one machine"
+    assert criteria.timed(criteria.at_most(0.75, 0.8)).margin()["note"] == "in seconds of one machine"
 
 
 def test_cases_that_move_as_far_as_their_threshold_are_named(tmp_path, monkeypatch):
@@ -145,10 +145,10 @@ def test_cases_that_move_as_far_as_their_threshold_are_named(tmp_path, monkeypat
     for run in (0, 1):
         monkeypatch.setenv("SEPLIB_RESULTS", str(tmp_path / str(run) / "demo"))
         report = claims.Report("demo", profile="smoke", device="cpu", seed=0)
-        cases = {name: claims.at_most(pair[run], 1) for name, pair in values.items()}
-        cases["clock"] = claims.timed(cases["clock"])
+        cases = {name: criteria.at_most(pair[run], 1) for name, pair in values.items()}
+        cases["clock"] = criteria.timed(cases["clock"])
         report.record("table-6", cases=cases | {"bare": True}, paper={}, measured={})
-        report.check({"floor": claims.above(1 + 1e-9 * (-1) ** run, 1)})
+        report.check({"floor": criteria.above(1 + 1e-9 * (-1) ** run, 1)})
     assert claims.undecided([tmp_path / "0", tmp_path / "1"]) == [
         "table-6, turned: distance 0.001 from its threshold, but it moves by 0.003",
         "table-6, near: distance 0.01 from its threshold, but it moves by 0.01",
@@ -159,65 +159,65 @@ def test_cases_that_move_as_far_as_their_threshold_are_named(tmp_path, monkeypat
 
 def test_decibels_make_a_distance_relative():
     """A gain of 0.1 dB turns once the mean squared error changes by its share of 2.3%."""
-    gain = claims.above(0.1, 0, claims.DECIBELS)
+    gain = criteria.above(0.1, 0, criteria.DECIBELS)
     assert gain.distance == pytest.approx(math.log(10**0.01))
 
 
 def test_comparisons_that_mean_nothing_are_refused():
     with pytest.raises(ValueError, match=r"0\.5 >= 0: a distance to 0 is not relative to it, give a scale"):
-        claims.at_least(0.5, 0)
+        criteria.at_least(0.5, 0)
     with pytest.raises(ValueError, match=r"a comparison needs two numbers, got Comparison\(value=nan, relation='<'"):
-        claims.below(math.nan, 1)
+        criteria.below(math.nan, 1)
     for scale in (0, -1.0, math.nan):
         with pytest.raises(ValueError, match=rf"a distance needs a positive scale, got .*scale={scale:.1f}"):
-            claims.below(1, 2, scale)
+            criteria.below(1, 2, scale)
     with pytest.raises(ValueError, match="all_of needs at least one comparison"):
-        claims.all_of()
+        criteria.all_of()
 
 
 def test_a_goal_never_reached_is_recorded_without_numbers(report, tmp_path):
-    report.record("fig-4", cases={"time": claims.at_most(math.inf, 0.8)}, paper={}, measured={})
+    report.record("fig-4", cases={"time": criteria.at_most(math.inf, 0.8)}, paper={}, measured={})
     ((entry,),) = [json.loads((tmp_path / "demo" / "record.json").read_text())["claims"]]
     assert entry["cases"] == {"time": False} and entry["verdict"] == "not reproduced"
     assert entry["margins"]["time"] == {
         "value": None, "bound": 0.8, "distance": None, "spread": None, "relation": "<=", "timed": False,
     }  # fmt: skip
-    assert claims.nearest(entry) is None
+    assert criteria.nearest(entry) is None
 
 
 def test_a_record_keeps_the_distances_and_the_nearest_is_found(report, tmp_path):
     cases = {
-        "far": claims.above(3, 1),
-        "lost": claims.above(-9, 1),
-        "near": claims.at_most(np.float32(1.25), 1, spread=0.5),
+        "far": criteria.above(3, 1),
+        "lost": criteria.above(-9, 1),
+        "near": criteria.at_most(np.float32(1.25), 1, spread=0.5),
         "bare": True,
     }
     report.record("table-6", cases=cases, paper={}, measured={})
-    report.check({"floor": claims.above(2.0, 1), "counted": False})
+    report.check({"floor": criteria.above(2.0, 1), "counted": False})
     record = json.loads((tmp_path / "demo" / "record.json").read_text())
     (entry,) = record["claims"]
     assert entry["cases"] == {"far": True, "lost": False, "near": False, "bare": True}
     assert set(entry["margins"]) == {"far", "lost", "near"}
-    name, margin = claims.nearest(entry)
+    name, margin = criteria.nearest(entry)
     assert name == "near" and margin == {
         "value": 1.25, "bound": 1.0, "distance": -0.25, "spread": 0.5, "relation": "<=", "timed": False,
         "note": "within one spread of its threshold",
     }  # fmt: skip
     assert record["checks"] == {"floor": True, "counted": False} and record["margins"]["floor"]["distance"] == 1
     for old in ({"cases": {"a": True}}, {"cases": None, "margins": None}):
-        assert claims.nearest(old) is None
+        assert criteria.nearest(old) is None
 
 
 def test_checks_are_printed_and_shown_with_their_distances(report, capsys):
     assert "–" not in report.margins().to_string(), "nothing to show yet"
-    report.check({"floor": claims.above(2.0, 1), "counted": False})
+    report.check({"floor": criteria.above(2.0, 1), "counted": False})
     assert capsys.readouterr().out == "floor: True\ncounted: False\n"
     assert report.margins().to_string(delimiter="|").splitlines()[:2] == [
         "case|value|relation|bound|distance",
         "floor|2|>|1|1",
     ]
     for id, value in (("table-6", 1.5), ("table-7", 0.9)):
-        report.record(id, cases={"a": claims.at_most(value, 1)}, paper={}, measured={})
+        report.record(id, cases={"a": criteria.at_most(value, 1)}, paper={}, measured={})
     lines = report.margins("table-6", "table-7").to_string(delimiter="|").splitlines()
     assert [line.split("|")[0] for line in lines[1:3]] == ["table-7", "table-6"], "the nearest first"
     assert "floor" not in "".join(lines)

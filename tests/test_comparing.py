@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seplib import comparing
-from seplib.comparing import Rule, Rules
+from seplib.reproduce import comparing
+from seplib.reproduce.comparing import Rule, Rules
 
 EVERYTHING = Rule("the default", relative=1e-3)
 RULES = Rules((EVERYTHING,))

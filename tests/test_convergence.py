@@ -8,7 +8,9 @@ import pytest
 import torch
 from outputs import output
 
-from seplib import convergence, profiles, runs, setups, store, targets
+from seplib import targets
+from seplib.reproduce import archive, profiles, store
+from seplib.studies.images import convergence, fitting, setups
 from seplib.training import History
 
 CPU = torch.device("cpu")
@@ -28,7 +30,7 @@ def fake(*courses):
     found = {}
     for method, errors in zip(("SepPGD", "SepNN", "MLP"), courses):
         psnr = -10 * np.log10(np.array(errors))
-        found["plane", method] = runs.ImageRun(History(), np.zeros((3, 1, 1)), psnr)
+        found["plane", method] = fitting.ImageRun(History(), np.zeros((3, 1, 1)), psnr)
     return found
 
 
@@ -85,16 +87,16 @@ def test_the_pace_is_the_mean_over_periods_without_the_first(monkeypatch):
     def train(*_, **__):
         return History(seconds=np.cumsum([0.5, *next(turns)]).tolist()), None
 
-    monkeypatch.setattr(runs, "train_image", train)
+    monkeypatch.setattr(fitting, "train_image", train)
     settings = {"SepPGD": dataclasses.replace(TINY.run, update_every=2)}
-    paces = runs.update_seconds(targets.image("astronaut", 12).values, settings, 0, CPU, rounds=2)
+    paces = fitting.update_seconds(targets.image("astronaut", 12).values, settings, 0, CPU, rounds=2)
     assert {method: pace.tolist() for method, pace in paces.items()} == {"SepPGD": [5, 1]}
 
 
 def test_no_two_methods_share_a_stored_run():
     values = targets.image("astronaut", 12).values
     asked = [setups.run_arguments(values, method, TINY.run, 0, CPU) for method in setups.SMALL_METHODS]
-    keys = {store.file_name(store.describe(store.KINDS["image"], arguments)) for arguments in asked}
+    keys = {archive.file_name(store.describe(store.KINDS["image"], arguments)) for arguments in asked}
     assert len(keys) == 5
 
 

@@ -7,8 +7,10 @@ import pytest
 import torch
 from outputs import output
 
-from seplib import denoising, metrics, profiles, targets
-from seplib.runs import ImageRun
+from seplib import metrics, targets
+from seplib.reproduce import profiles
+from seplib.studies.images.beyond import denoising
+from seplib.studies.images.fitting import ImageRun
 from seplib.training import History
 
 

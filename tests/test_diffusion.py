@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from seplib import diffusion, pde
+from seplib import pde
+from seplib.pde import reference
 
 GRID = np.linspace(-0.9, 0.9, 10)  # nodes of every resolution below
 
@@ -25,12 +26,12 @@ def test_the_solver_finds_barenblatts_solution():
     """The one closed form of the equation with compact support, as a check that owes nothing to the solver itself."""
 
     def exact(t, x, y):
-        tau = diffusion.DIFFUSIVITY / 2 * (t + 1)
+        tau = reference.DIFFUSIVITY / 2 * (t + 1)
         return tau**-0.5 * np.maximum(0.17 - (x**2 + y**2) / (16 * tau**0.5), 0)
 
     errors = []
     for n in (20, 40, 80):
-        nodes, states = diffusion.solve(lambda x, y: exact(0, x, y), (0.5, 1.0), n)
+        nodes, states = reference.solve(lambda x, y: exact(0, x, y), (0.5, 1.0), n)
         truth = exact(1.0, nodes[:, None], nodes)
         errors.append(np.linalg.norm(states[1] - truth) / np.linalg.norm(truth))
     assert exact(1.0, 0.95, 0.0) == 0 < exact(1.0, 0.0, 0.0)  # the support stays inside
@@ -43,7 +44,7 @@ def test_start_boundary_and_decay():
     u = pde.diffusion_reference(t, x, x, resolution=40)
     assert u.shape == (3, 9, 9) and u.dtype == np.float64
     inner = np.ix_(range(1, 8), range(1, 8))
-    assert np.allclose(u[0][inner], diffusion.bumps(x[:, None], x)[inner], atol=1e-3)
+    assert np.allclose(u[0][inner], reference.bumps(x[:, None], x)[inner], atol=1e-3)
     assert not u[:, [0, -1]].any() and not u[:, :, [0, -1]].any()
     assert u.max() <= 0.41 and u.min() > -1e-3
     assert (np.diff(u.max((1, 2))) < 0).all()
@@ -69,4 +70,4 @@ def test_bad_arguments_are_named():
 
 def test_a_solver_that_gives_up_says_so():
     with pytest.raises(RuntimeError, match=r"the stiff integrator gave up"), np.errstate(all="ignore"):
-        diffusion.solve(lambda x, y: -10 - 0 * x * y, (1.0,), 8)  # diffusion backwards in time
+        reference.solve(lambda x, y: -10 - 0 * x * y, (1.0,), 8)  # diffusion backwards in time

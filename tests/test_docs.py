@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import pkgutil
 import re
 import sys
 import types
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from seplib import claims
+import seplib.studies
+from seplib.reproduce import claims
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "book"), str(ROOT / "book" / "_ext")]
@@ -33,9 +35,16 @@ def cited(docstring: str) -> set[str]:
     return found | {f"sec-{number.lower().replace('.', '-')}" for number in BARE_SECTION.findall(docstring)}
 
 
+def modules():
+    """What speaks of the paper: the library and the studies. Machinery need not."""
+    studies = pkgutil.walk_packages(seplib.studies.__path__, "studies.")
+    machinery = {"checkpoints", "targets.files"}
+    return [name for name in [*pages.modules(), *(module.name for module in studies)] if name not in machinery]
+
+
 def public_objects():
-    """Public functions, classes and methods of the library's public modules, defined there."""
-    for module_name in pages.modules():
+    """Public functions, classes and methods of modules that speak of the paper, defined there."""
+    for module_name in modules():
         module = importlib.import_module(f"seplib.{module_name}")
         for name, thing in vars(module).items():
             if name.startswith("_") or getattr(thing, "__module__", None) != module.__name__:
@@ -84,7 +93,10 @@ def test_the_parser_of_citations():
         ("+1.54", ("+1.54", "")),
         ("3e-16", ("3", "−16")),
         ("-1.2e+05", ("−1.2", "5")),
+        ("6.1e+00", ("6.1", "")),
         ("nan", ("–", "")),
+        ("inf", ("∞", "")),
+        (" <= ", ("≤", "")),
         ("w0 = -40", ("w0 = -40", "")),
     ],
 )
@@ -92,14 +104,24 @@ def test_numbers_of_a_run_are_set_as_numbers(text, shown):
     assert paper._typeset(text) == shown
 
 
-def test_cells_of_a_table_are_set_as_numbers():
-    row = '<tr><th>a-1</th><td class="x-2" >-0.50</td><td >1.5e-07</td><td>nan</td><td>a-b</td></tr>'
-    node = paper.nodes.raw("", row, format="html")
+def test_cells_of_a_table_are_set_as_numbers_or_words():
+    long = "a condition number no larger than before"
+    table = (
+        "<table><thead><tr><th></th><th>value</th><th>case</th><th>holds</th><th>gap</th></tr></thead><tbody>"
+        f'<tr><th>a-1</th><td class="x-2">-0.50</td><td>{long}</td><td>&lt;=</td><td>nan</td></tr>'
+        "<tr><th>b</th><td>1.5e-07</td><td>6x6, all</td><td>True</td><td></td></tr>"
+        "<tr><th>c</th><td>nan</td><td></td><td>–</td><td>–</td></tr>"
+        "</tbody></table>"
+    )
+    node = paper.nodes.raw("", table, format="html")
     document = paper.nodes.section("", node)
     app = types.SimpleNamespace(env=types.SimpleNamespace(get_domain=lambda _: types.SimpleNamespace(equations={})))
     paper.print_numbers(app, document, "page")
     assert node.astext() == (
-        '<tr><th>a-1</th><td class="x-2" >−0.50</td><td >1.5·10<sup>−7</sup></td><td>–</td><td>a-b</td></tr>'
+        '<table><thead><tr><th></th><th>value</th><th class="words long">case</th><th class="words">holds</th><th>gap</th></tr></thead><tbody>'
+        f'<tr><th>a-1</th><td class="x-2">−0.50</td><td class="words long">{long}</td><td class="words">≤</td><td>–</td></tr>'
+        '<tr><th>b</th><td>1.5·10<sup>−7</sup></td><td class="words long">6x6, all</td><td class="words">True</td><td></td></tr>'
+        '<tr><th>c</th><td>–</td><td class="words long"></td><td class="words">–</td><td>–</td></tr></tbody></table>'
     )
 
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from seplib import CP, TT, FactorMLP, Tucker, compression, expansions, interpolation
-from seplib.expansions import FORMS, ChebyshevFactor
+from seplib import CP, TT, FactorMLP, Tucker
+from seplib.approximation import compression, expansions, interpolation
+from seplib.approximation.expansions import FORMS, ChebyshevFactor
 
 BOX = [(-1.0, 2.0), (0.0, 1.0), (-3.0, -1.0), (0.5, 4.0)]
 

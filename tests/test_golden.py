@@ -6,24 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from seplib import (
-    audit,
-    complexity,
-    diffusion,
-    dynamics_runs,
-    gallery,
-    limit_runs,
-    ntk_runs,
-    profiles,
-    regression,
-    runs,
-    scattered,
-    stability,
-    store,
-    surfaces,
-    targets,
-)
-from seplib.pde_runs import case, fit_equation
+from seplib import targets
+from seplib.reproduce import audit, profiles, store
+from seplib.studies.approximation import gallery
+from seplib.studies.images import fitting
+from seplib.studies.images.beyond import stability
+from seplib.studies.ntk import drift, exactness, initialization
+from seplib.studies.pde import comparison
+from seplib.studies.pde.fitting import case, fit_equation
+from seplib.studies.seppgd import complexity, kernel_ridge, non_grid
+from seplib.studies.surface import surfaces
 
 CPU = torch.device("cpu")
 SMOKE = profiles.get("smoke")
@@ -44,20 +36,20 @@ def image():
 
 
 def ridge():
-    return regression.ridge_run("SepNN (SepPGD)", RIDGE, 0, CPU).test
+    return kernel_ridge.ridge_run("SepNN (SepPGD)", RIDGE, 0, CPU).test
 
 
 def scattered_points():
-    return scattered.scattered_run("SepNN (SepPGD)", SCATTERED, 0, CPU).test
+    return non_grid.scattered_run("SepNN (SepPGD)", SCATTERED, 0, CPU).test
 
 
 def decays():
     shape = dict(side=4, activation="sine", omega=3.0, size=8, modes=3, amplitude=0.01, fraction=0.5, seed=0)
-    return dynamics_runs._decay(**shape, device=CPU)[0]
+    return drift._decay(**shape, device=CPU)[0]
 
 
 def drifts():
-    return dynamics_runs._drift(size=6, step=0.1, iterations=5, seeds=2, **KERNEL)["drift"]
+    return drift._drift(size=6, step=0.1, iterations=5, seeds=2, **KERNEL)["drift"]
 
 
 def helmholtz():
@@ -66,7 +58,8 @@ def helmholtz():
 
 
 RUNS = {
-    "image": lambda: runs.fit_image(image(), "SepPGD", IMAGE, 0, CPU).psnr,
+    "image": lambda: fitting.fit_image(image(), "SepPGD", IMAGE, 0, CPU).psnr,
+    "image history": lambda: fitting.image_course(targets.channel(image(), 1), "SepPGD", IMAGE, 0, CPU).psnr,
     "image course": lambda: stability.course(image(), "SepPGD", IMAGE, 0, CPU, 10, 3).stability,
     "surface": lambda: (
         surfaces.fit_surface(targets.surface("column", SURFACE.sizes).values, "SepPGD", SURFACE, 0, CPU).iou
@@ -74,25 +67,26 @@ RUNS = {
     "equation": helmholtz,
     "ridge": ridge,
     "scattered": scattered_points,
-    "kernel spectra": lambda: ntk_runs._top_spectra(side=8, size=6, k=3, seed=0, device=CPU)["exact"],
-    "pseudo kernel": lambda: ntk_runs._pseudo_error(width=6, rank=4, seeds=2, **KERNEL),
+    "kernel spectra": lambda: exactness._top_spectra(side=8, size=6, k=3, seed=0, device=CPU)["exact"],
+    "pseudo kernel": lambda: exactness._pseudo_error(width=6, rank=4, seeds=2, **KERNEL),
     "kernel drift": drifts,
     "mode decay": decays,
-    "seed difference": lambda: limit_runs._seed_difference(width=6, rank=4, seeds=2, **KERNEL)[0],
-    "kernel spread": lambda: np.array([limit_runs._spread(width=6, rank=4, copies=4, **KERNEL)]),
-    "random kernel entries": lambda: limit_runs._random_entries(
+    "seed difference": lambda: initialization._seed_difference(width=6, rank=4, seeds=2, **KERNEL)[0],
+    "kernel spread": lambda: np.array([initialization._spread(width=6, rank=4, copies=4, **KERNEL)]),
+    "random kernel entries": lambda: initialization._random_entries(
         width=6, activation="tanh", rank=3, samples=4, seed=0, device=CPU
     )[0],
     "certificates": lambda: gallery.certificates(["cosine"], [0.1], [], 0, CPU).delta.to_numpy(),
     "activation widths": lambda: gallery.activation_study(1e-2, (8, 16), (8, 16), device=CPU).delta.to_numpy()[:4],
     "ridge networks": lambda: gallery.parameter_table(["cosine"], [16], 0, CPU).error.to_numpy(),
     "trained ranks": lambda: gallery.trained_curve("cosine", RATES, 0, CPU).error.to_numpy(),
-    "diffusion reference": lambda: diffusion._measure_reference((5, 10, 20), (6, 7)).largest.to_numpy(),
+    "diffusion reference": lambda: comparison._measure_reference((5, 10, 20), (6, 7)).largest.to_numpy(),
     "costs": lambda: complexity.measure(COSTS, 0, CPU).operations.to_numpy(),
 }
 # Sum and last entry of each, and by how much they may differ on another processor.
 GOLDEN = {
     "image": (1, 140.0918, 7.294912, 0.0001),
+    "image history": (1, 152.7513, 7.882851, 0.0001),
     "image course": (1, 0.006731551, 0.002388701, 0.01),
     "surface": (1, 1.52434, 0.7916667, 0.01),
     "equation": (1, 0.02779909, 0.007507451, 0.001),

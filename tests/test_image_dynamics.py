@@ -8,8 +8,11 @@ import pytest
 import torch
 from outputs import output
 
-from seplib import SepPGD, fit, image_dynamics, metrics, ntk, profiles, runs, setups, stability
-from seplib.runs import fit_image
+from seplib import SepPGD, fit, metrics, ntk
+from seplib.reproduce import profiles
+from seplib.studies.images import fitting, setups
+from seplib.studies.images.beyond import inside, stability
+from seplib.studies.images.fitting import fit_image
 
 CPU = torch.device("cpu")
 
@@ -67,7 +70,7 @@ def values():
 
 
 def test_a_course_is_the_run_it_looks_into(small, values):
-    found = image_dynamics.courses(values, small, 0, CPU)
+    found = inside.courses(values, small, 0, CPU)
     run = fit_image(values, "SepPGD", small.run, 0, CPU)
     one = found["SepPGD"]
     assert np.array_equal(one.psnr, run.psnr) and one.moments.tolist() == [20, 40]
@@ -75,7 +78,7 @@ def test_a_course_is_the_run_it_looks_into(small, values):
     assert np.allclose(one.energy[-1], energy, rtol=1e-4)
     assert one.eigenvalues.shape == (2, 2, 3, 12) and (np.diff(one.eigenvalues) <= 0).all()
     assert (np.diff(one.inside) >= -1e-6).all() and np.allclose(one.inside[..., -1], 1)
-    table = image_dynamics.course_table(found, small.run).set_index("run")
+    table = inside.course_table(found, small.run).set_index("run")
     assert table.PSNR["SepPGD"] == run.psnr[-1] and list(table.index) == list(small.variants)
 
 
@@ -85,14 +88,14 @@ def test_the_share_inside_is_that_of_the_leading_eigenvectors(small, values):
     def keep(state):
         seen["model"], seen["axes"], seen["residual"] = state.model, state.axes, state.residual
 
-    runs.train_image(**setups.run_arguments(values, "SepNN", small.run, 0, CPU), callbacks=[keep])
-    one = image_dynamics.courses(values, small, 0, CPU)["SepNN"]
+    fitting.train_image(**setups.run_arguments(values, "SepNN", small.run, 0, CPU), callbacks=[keep])
+    one = inside.courses(values, small, 0, CPU)["SepNN"]
     V = [
         torch.linalg.eigh(ntk.pseudo(f, x).double())[1][:, :, -3:] for f, x in zip(seen["model"].factors, seen["axes"])
     ]
     residual = seen["residual"].double()
-    inside = (V[0] @ V[0].mT @ residual @ V[1] @ V[1].mT).square().sum((1, 2)) / residual.square().sum((1, 2))
-    assert np.allclose(one.inside[-1][:, 2], inside, atol=1e-3)
+    share = (V[0] @ V[0].mT @ residual @ V[1] @ V[1].mT).square().sum((1, 2)) / residual.square().sum((1, 2))
+    assert np.allclose(one.inside[-1][:, 2], share, atol=1e-3)
 
 
 def test_a_falling_rate_ends_at_zero_and_changes_nothing_before(small, values):
@@ -105,7 +108,7 @@ def test_a_falling_rate_ends_at_zero_and_changes_nothing_before(small, values):
 def test_spikes_are_single_losses_behind_the_first_tenth():
     psnr = np.array([5.0, 1.0, *np.linspace(5, 10, 28)])
     psnr[20] -= 2
-    assert image_dynamics.spikes(psnr).tolist() == [19]  # the first update's loss is of no interest
+    assert inside.spikes(psnr).tolist() == [19]  # the first update's loss is of no interest
 
 
 def test_the_table_of_courses_measures_the_spikes():
@@ -117,19 +120,19 @@ def test_the_table_of_courses_measures_the_spikes():
         psnr, np.array([100, 200]), np.array([[0.2, 0.3], [0.9, 0.8]]), eigenvalues, *(np.zeros(0) for _ in range(3))
     )
     settings = dataclasses.replace(profiles.get("smoke").image_dynamics.run, k=2, update_every=10)
-    row = image_dynamics.course_table({"SepPGD": one}, settings).iloc[0]
+    row = inside.course_table({"SepPGD": one}, settings).iloc[0]
     assert (row["first ratio"], row["last ratio"]) == (3, 1)
     assert (row.spikes, row.gap, row["at renewal"], row.below) == (4, 8, 0.5, 13)
     assert row.largest == pytest.approx(3 - 5 / 200) and row.pace == pytest.approx(2.5)
     assert (row.stability, row["stability max"]) == (0.9, 0.9)
     smooth = dataclasses.replace(one, psnr=np.linspace(5, 10, 201))
-    row = image_dynamics.course_table({"SepNN": smooth}, settings).iloc[0]
+    row = inside.course_table({"SepNN": smooth}, settings).iloc[0]
     assert (row.spikes, row.largest, row.below) == (0, 0, 0) and np.isnan(row.gap)
 
 
 def test_what_modulating_gains_stands_beside_its_reasons(small, values):
-    found = image_dynamics.courses(values, small, 0, CPU)
-    table = image_dynamics.modulated(found, values, small, 0, CPU).set_index("k")
+    found = inside.courses(values, small, 0, CPU)
+    table = inside.modulated(found, values, small, 0, CPU).set_index("k")
     one, plain = found["SepNN"], fit_image(values, "SepNN", small.run, 0, CPU).psnr[-1]
     for k in small.ks:
         share = sum(one.inside[-1][c, k - 1] for c in range(3)) / 3
@@ -143,8 +146,8 @@ def test_what_modulating_gains_stands_beside_its_reasons(small, values):
 
 
 def test_roots_of_eigenvalues_stand_beside_their_unit(small, values):
-    found = image_dynamics.courses(values, small, 0, CPU)
-    table = image_dynamics.roots(found, values, small, 0, CPU).set_index("k")
+    found = inside.courses(values, small, 0, CPU)
+    table = inside.roots(found, values, small, 0, CPU).set_index("k")
     plain = fit_image(values, "SepNN", small.run, 0, CPU).psnr[-1]
     assert tuple(table.index) == small.ks
     for k in small.ks:
@@ -156,6 +159,6 @@ def test_roots_of_eigenvalues_stand_beside_their_unit(small, values):
 
 
 def test_the_paper_s_gain_is_that_of_table_2():
-    assert image_dynamics._printed_gain(30) == pytest.approx(26.79 - 26.48)
-    assert image_dynamics._printed_gain(30, "SepPGD g2") == pytest.approx(26.92 - 26.48)
-    assert np.isnan(image_dynamics._printed_gain(31))
+    assert inside._printed_gain(30) == pytest.approx(26.79 - 26.48)
+    assert inside._printed_gain(30, "SepPGD g2") == pytest.approx(26.92 - 26.48)
+    assert np.isnan(inside._printed_gain(31))

@@ -7,8 +7,11 @@ import pandas as pd
 import pytest
 import torch
 
-from seplib import image_optimizer, profiles, runs, setups, training
-from seplib.runs import fit_image
+from seplib import training
+from seplib.reproduce import profiles
+from seplib.studies.images import fitting, setups
+from seplib.studies.images.beyond import adam
+from seplib.studies.images.fitting import fit_image
 from seplib.targets import ImageTarget
 
 CPU = torch.device("cpu")
@@ -53,7 +56,7 @@ def test_a_restarted_run_that_is_cut_ends_with_the_same_numbers(small, images, t
     settings = dataclasses.replace(small.run, iterations=120, restart=100)
     whole = fit_image(images[0].values, "SepNN", settings, 0, CPU)
     monkeypatch.setenv("SEPLIB_CACHE", str(tmp_path))
-    restart = runs._restart
+    restart = fitting._restart
 
     def cut(after):
         def callback(state):
@@ -63,16 +66,16 @@ def test_a_restarted_run_that_is_cut_ends_with_the_same_numbers(small, images, t
 
         return callback
 
-    monkeypatch.setattr(runs, "_restart", cut)
+    monkeypatch.setattr(fitting, "_restart", cut)
     with pytest.raises(KeyboardInterrupt):
         fit_image(images[0].values, "SepNN", settings, 0, CPU)
-    monkeypatch.setattr(runs, "_restart", restart)
+    monkeypatch.setattr(fitting, "_restart", restart)
     assert list((tmp_path / "unfinished").iterdir())
     assert np.array_equal(fit_image(images[0].values, "SepNN", settings, 0, CPU).psnr, whole.psnr)
 
 
 def test_the_table_of_memories_has_both_on_every_image(small, images):
-    table = image_optimizer.memory_table(images, image_optimizer.memories(images, small, 0, CPU))
+    table = adam.memory_table(images, adam.memories(images, small, 0, CPU))
     assert list(zip(table.image, table.beta2)) == [("one", 0.999), ("one", 0.95), ("two", 0.999), ("two", 0.95)]
     forgetful = dataclasses.replace(small.run, beta2=0.95)
     gains = [
@@ -86,7 +89,7 @@ def test_the_table_of_memories_has_both_on_every_image(small, images):
 
 
 def test_every_rate_meets_both_memories(small, images):
-    table = image_optimizer.rate_table(images[0].values, small, 0, CPU)
+    table = adam.rate_table(images[0].values, small, 0, CPU)
     assert list(zip(table.rate, table.beta2)) == [(r, b) for r in small.rates for b in (0.999, 0.95)]
     changed = dataclasses.replace(small.run, learning_rate=small.rates[1], beta2=0.95)
     row = table.iloc[-1]
@@ -98,13 +101,13 @@ def test_every_rate_meets_both_memories(small, images):
 def test_each_method_is_tuned_for_itself():
     columns = {"rate": [1e-4, 1e-4, 2e-4, 4e-4], "beta2": [0.999, 0.95, 0.999, 0.95]}
     columns |= {"SepNN": [20.0, 25.0, 24.0, 23.0], "SepPGD": [27.0, 26.0, 28.0, 25.0]}
-    best = image_optimizer.tuned(pd.DataFrame(columns))
+    best = adam.tuned(pd.DataFrame(columns))
     assert best.to_numpy().tolist() == [["SepNN", 1e-4, 0.95, 25.0], ["SepPGD", 2e-4, 0.999, 28.0]]
 
 
 def test_a_restart_stands_between_both_memories(small, images):
     values = images[0].values
-    table = image_optimizer.restart_table(values, small, 0, CPU).set_index("Adam")
+    table = adam.restart_table(values, small, 0, CPU).set_index("Adam")
     changes = {"usual memory": {}, "restart after 10": {"restart": 10}, "restart after 20": {"restart": 20}}
     changes["short memory"] = {"beta2": 0.95}
     assert list(table.index) == list(changes)
@@ -116,7 +119,7 @@ def test_a_restart_stands_between_both_memories(small, images):
 def test_a_period_as_long_as_the_run_leaves_it_with_the_first_preconditioner(small, images):
     values = images[0].values
     study = dataclasses.replace(small, periods=(10, 30))
-    found = image_optimizer.renewals(values, study, 0, CPU)
+    found = adam.renewals(values, study, 0, CPU)
     arguments = setups.run_arguments(values, "SepPGD", small.run, 0, CPU)
     model, axes, optimizer, preconditioner = setups.prepare(
         values, arguments["network"], arguments["descent"], arguments.get("modulation"), 0
@@ -139,15 +142,15 @@ def test_the_table_of_renewals_has_what_follows_them():
     psnr = np.linspace(10, 20, 61)
     psnr[23] = 11.0  # within ten updates behind the renewal at 20
     psnr[55] = 2.0  # not within ten behind 40
-    run = runs.ImageRun(training.History(), np.zeros(0), psnr)
-    table = image_optimizer.renewal_table({20: run, 60: run}).set_index("period")
+    run = fitting.ImageRun(training.History(), np.zeros(0), psnr)
+    table = adam.renewal_table({20: run, 60: run}).set_index("period")
     assert table.preconditioners.tolist() == [3, 1] and np.isnan(table.fall[60])
     assert table.fall[20] == pytest.approx(psnr[20] - 11.0) and table.best[20] == 20
     assert table.quarter[20] == psnr[15]
 
 
 def test_once_stands_beside_renewed_for_every_image_and_memory(small, images):
-    table = image_optimizer.once_table(images, small, 0, CPU)
+    table = adam.once_table(images, small, 0, CPU)
     assert list(zip(table.image, table.beta2)) == [("one", 0.999), ("one", 0.95), ("two", 0.999), ("two", 0.95)]
     changed = dataclasses.replace(small.run, beta2=0.95)
     row = table.iloc[3]

@@ -9,7 +9,9 @@ import pytest
 import torch
 from outputs import output
 
-from seplib import SepPGD, inpainting, profiles, targets
+from seplib import SepPGD, targets
+from seplib.reproduce import profiles
+from seplib.studies.images import inpainting
 
 CPU = torch.device("cpu")
 

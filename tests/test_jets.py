@@ -3,7 +3,7 @@ import torch
 from dense import agree
 
 from seplib import MLP, FactorMLP, FourierFeatures
-from seplib.jets import JetPass, PointFields, SeparableFields
+from seplib.pde.jets import JetPass, PointFields, SeparableFields
 
 SMOOTH = ["sine", "cos", "tanh", "erf", "gelu"]
 
@@ -79,7 +79,7 @@ def test_fields_of_a_cp_network_equal_autograd(dims, scale, make_cp):
 
 @pytest.mark.parametrize("chunk", [1, 1 << 16])
 def test_fields_of_a_plain_network_equal_autograd(chunk, generator, monkeypatch):
-    monkeypatch.setattr("seplib.jets.CHUNK", chunk)
+    monkeypatch.setattr("seplib.pde.jets.CHUNK", chunk)
     model = MLP(3, width=5, depth=3, omega=2.0, ensemble=2, generator=generator)
     axes = [torch.linspace(-1, 1, n) for n in (2, 3, 4)]
     orders = [(0, 0, 0), (1, 0, 0), (0, 0, 1), (0, 2, 0), (0, 0, 2)]

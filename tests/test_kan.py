@@ -7,7 +7,7 @@ from dense import agree
 from scipy.interpolate import BSpline
 
 from seplib import CP
-from seplib.kan import AdditiveFactor, KANLayer, spline_basis
+from seplib.approximation.kan import AdditiveFactor, KANLayer, spline_basis
 
 
 @pytest.mark.parametrize("degree", [0, 1, 2, 3, 5])

@@ -11,9 +11,9 @@ import trimesh
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seplib import meshes
-from seplib.meshes import Mesh, crossings, occupancy, place, read_mesh, voxelise
 from seplib.metrics import slope
+from seplib.targets import meshes
+from seplib.targets.meshes import Mesh, crossings, occupancy, place, read_mesh, voxelise
 
 
 def mesh_of(solid: trimesh.Trimesh) -> Mesh:

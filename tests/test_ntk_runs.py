@@ -9,7 +9,9 @@ import pytest
 import torch
 from scipy import stats
 
-from seplib import CP, FactorMLP, dynamics_runs, limit_runs, metrics, ntk, ntk_figures, ntk_runs, profiles
+from seplib import CP, FactorMLP, metrics, ntk
+from seplib.reproduce import profiles
+from seplib.studies.ntk import drift, exactness, figures, initialization
 
 CPU = torch.device("cpu")
 EXACT = dataclasses.replace(
@@ -28,7 +30,7 @@ TRAINING = dataclasses.replace(
 
 
 def test_the_exactness_table_covers_every_kind_of_network_and_holds():
-    table = ntk_runs.exactness(EXACT, 0, CPU)
+    table = exactness.exactness(EXACT, 0, CPU)
     assert set(table.D) == {2, 3, 4}
     assert {name.split(",")[0] for name in table.network} == {"CP", "TT", "Tucker", "MLP"}
     assert table["Lemma 1"].max() < 1e-12
@@ -39,7 +41,7 @@ def test_the_exactness_table_covers_every_kind_of_network_and_holds():
 
 
 def test_top_spectra_are_those_of_the_dense_kernels():
-    found = ntk_runs.top_spectra(EXACT, 0, CPU)
+    found = exactness.top_spectra(EXACT, 0, CPU)
     assert set(found) == {"exact", "pseudo"}
     assert all(values.shape == (3,) and (np.diff(values) <= 0).all() for values in found.values())
     generator = torch.Generator().manual_seed(0)
@@ -51,7 +53,7 @@ def test_top_spectra_are_those_of_the_dense_kernels():
 
 
 def test_pseudo_errors_fall_with_the_width():
-    errors = ntk_runs.pseudo_errors(EXACT, 0, CPU)
+    errors = exactness.pseudo_errors(EXACT, 0, CPU)
     assert set(errors) == {"R = 3", "R = W"}
     for runs in errors.values():
         assert runs.shape == (2, 2)
@@ -59,38 +61,38 @@ def test_pseudo_errors_fall_with_the_width():
 
 
 def test_seed_differences_by_hand():
-    to_limit, adjacent = limit_runs.seed_differences(LIMITS, 5, CPU)
+    to_limit, adjacent = initialization.seed_differences(LIMITS, 5, CPU)
     assert to_limit.shape == (3, 2)
     assert adjacent.shape == (2, 2)
-    first, _ = limit_runs.seed_differences(dataclasses.replace(LIMITS, sizes=(64,), seeds=1), 5, CPU)
+    first, _ = initialization.seed_differences(dataclasses.replace(LIMITS, sizes=(64,), seeds=1), 5, CPU)
     assert first[0, 0] == to_limit[0, 1], "a seed means one network whatever stands beside it"
-    fixed, _ = limit_runs.seed_differences(LIMITS, 5, CPU, rank=8)
+    fixed, _ = initialization.seed_differences(LIMITS, 5, CPU, rank=8)
     assert fixed[0, 0] == to_limit[0, 0], "rank 8 at width 8 is the first of R = W"
     assert fixed[0, 1] != to_limit[0, 1]
 
 
 def test_the_spread_of_wide_networks_is_the_predicted_one():
     settings = dataclasses.replace(LIMITS, ranks=(4,), rank_width=512)
-    _, (spread,) = limit_runs.spreads(settings, 0, CPU)
-    assert spread == pytest.approx(limit_runs.predicted_spread(LIMITS, 4), rel=0.12)
+    _, (spread,) = initialization.spreads(settings, 0, CPU)
+    assert spread == pytest.approx(initialization.predicted_spread(LIMITS, 4), rel=0.12)
 
 
 def test_networks_come_in_batches_and_none_is_missing_or_too_many(monkeypatch):
-    X = torch.tensor(limit_runs.TEST_POINTS)
-    monkeypatch.setattr(limit_runs, "_BATCH", 4 * 8 * len(X))  # four networks of width 8 at a time
-    assert [len(K) for K in limit_runs.kernels(8, 2, X, 10, "tanh", 0)] == [4, 4, 2]
+    X = torch.tensor(initialization.TEST_POINTS)
+    monkeypatch.setattr(initialization, "_BATCH", 4 * 8 * len(X))  # four networks of width 8 at a time
+    assert [len(K) for K in initialization.kernels(8, 2, X, 10, "tanh", 0)] == [4, 4, 2]
 
 
 def test_the_comparison_notices_a_wrong_mean_variance_or_law():
-    wide, draws = limit_runs.random_entries(LIMITS, 0, CPU)
-    good = limit_runs.compare_random(LIMITS, draws, draws)
+    wide, draws = initialization.random_entries(LIMITS, 0, CPU)
+    good = initialization.compare_random(LIMITS, draws, draws)
     assert good[["mean, in errors", "variance, in errors"]].abs().max().max() < 4
     assert (good["p (Holm)"] == 1).all()
-    shifted = limit_runs.compare_random(LIMITS, draws + 0.5, draws)
+    shifted = initialization.compare_random(LIMITS, draws + 0.5, draws)
     assert (shifted["mean, in errors"] > 5).all()
     assert (shifted["p (Holm)"] < 1e-3).all()
     mean = good["mean"].to_numpy()
-    wider = limit_runs.compare_random(LIMITS, mean + 1.5 * (draws - mean), draws)
+    wider = initialization.compare_random(LIMITS, mean + 1.5 * (draws - mean), draws)
     assert (wider["variance, in errors"] > 3).all()
     assert wide.shape == draws.shape == (500, 6)
 
@@ -98,7 +100,7 @@ def test_the_comparison_notices_a_wrong_mean_variance_or_law():
 def test_holms_correction():
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(200, 6)), rng.normal(size=(200, 6)) + np.linspace(0, 0.5, 6)
-    table = limit_runs.compare_random(LIMITS, a, b)
+    table = initialization.compare_random(LIMITS, a, b)
     p, corrected = table["p"].to_numpy(), table["p (Holm)"].to_numpy()
     for rank, index in enumerate(sorted(range(6), key=lambda i: p[i])):
         before = [min(1, (6 - r) * p[i]) for r, i in enumerate(sorted(range(6), key=lambda i: p[i])[: rank + 1])]
@@ -106,41 +108,41 @@ def test_holms_correction():
 
 
 def test_drifts_and_decay():
-    runs = dynamics_runs.drifts(TRAINING, 0, CPU)
+    runs = drift.drifts(TRAINING, 0, CPU)
     assert all(values.shape == (2, 2) for values in runs.values())
     assert runs["drift"].mean(0)[1] < runs["drift"].mean(0)[0]
     assert (runs["moved"] <= 1.05 * runs["bound"]).all()
     assert (runs["loss"] < 1).all()
-    (decay,) = dynamics_runs.decay(TRAINING, 0, CPU)
+    (decay,) = drift.decay(TRAINING, 0, CPU)
     assert decay.measured.shape[1:] == (1, 3)
     assert torch.equal(decay.measured[0], torch.ones_like(decay.measured[0]))
     assert decay.predicted[-1].max() <= 0.1
 
 
 def test_seeds_in_one_pass_are_the_seeds_one_by_one():
-    together = dynamics_runs.drifts(TRAINING, 4, CPU)
-    alone = [dynamics_runs.drifts(dataclasses.replace(TRAINING, seeds=1), 4 + i, CPU) for i in range(TRAINING.seeds)]
+    together = drift.drifts(TRAINING, 4, CPU)
+    alone = [drift.drifts(dataclasses.replace(TRAINING, seeds=1), 4 + i, CPU) for i in range(TRAINING.seeds)]
     for name, values in together.items():
         assert np.allclose(values, np.concatenate([one[name] for one in alone]), rtol=1e-10, atol=0)
-    both = ntk_runs.stack([ntk_runs.network(5, 3, activation="tanh", seed=i) for i in (2, 9)])
+    both = exactness.stack([exactness.network(5, 3, activation="tanh", seed=i) for i in (2, 9)])
     X = torch.rand(4, 2)
     for copy, i in zip(ntk.empirical(both, X), (2, 9)):
-        assert torch.allclose(copy, ntk.empirical(ntk_runs.network(5, 3, activation="tanh", seed=i), X)[0], rtol=1e-12)
+        assert torch.allclose(copy, ntk.empirical(exactness.network(5, 3, activation="tanh", seed=i), X)[0], rtol=1e-12)
 
 
 def test_the_residual_starts_with_one_amplitude_in_every_mode():
     settings = dataclasses.replace(TRAINING, amplitude=1e-3)
-    (decay,) = dynamics_runs.decay(settings, 0, CPU)
+    (decay,) = drift.decay(settings, 0, CPU)
     assert decay.deviation().max() < 0.3, (
         "with next to no residual the network is linear; what is left is Euler's error"
     )
 
 
 def test_the_spectrum_table():
-    found = dynamics_runs.spectra(TRAINING, 0, CPU)
+    found = drift.spectra(TRAINING, 0, CPU)
     assert list(found) == ["SepNN", "MLP", "relu", "sine, omega = 1", "limit"]
     assert all((np.diff(values, axis=1) <= 0).all() for values in found.values())
-    table = dynamics_runs.spectrum_table({"x": np.array([[8.0, 4.0, 2.0], [9.0, 1.0, 1.0]])})
+    table = drift.spectrum_table({"x": np.array([[8.0, 4.0, 2.0], [9.0, 1.0, 1.0]])})
     row = table.iloc[0]
     assert (row["largest / median"], row["smallest ratio"], row["largest ratio"]) == (5.5, 2.0, 9.0)
 
@@ -160,22 +162,22 @@ def test_slopes_with_their_interval():
 
 def test_every_picture_can_be_drawn():
     two, three = np.full((2, 2), 0.5), np.full((3, 2), 0.5)
-    (decay,) = dynamics_runs.decay(TRAINING, 0, CPU)
+    (decay,) = drift.decay(TRAINING, 0, CPU)
     spectra = {
         "SepNN": np.array([[4.0, 2.0, 1.0]]),
         "MLP": np.array([[4.0, 1.0, 0.5]]),
         "limit": np.array([[4.0, 2.0, 1.0]]),
     }
-    figures = [
-        ntk_figures.seed_differences((8, 16), two, two, three, 4, 0.3),
-        ntk_figures.spreads((8, 16), np.ones(2), (2, 4), np.ones(2), np.ones(2), 4),
-        ntk_figures.quantiles(np.arange(12.0).reshape(6, 2), np.arange(12.0).reshape(6, 2), ["(1, 1)", "(1, 2)"]),
-        ntk_figures.drift((8, 16), {"drift": two, "moved": two, "bound": two}),
-        ntk_figures.modes(decay),
-        ntk_figures.spectra(spectra, ["SepNN", "limit"], ["MLP"]),
-        ntk_figures.pseudo((8, 16), {"R = 3": two, "R = W": two}, {"exact": np.ones(3), "pseudo": np.ones(3)}),
+    drawn = [
+        figures.seed_differences((8, 16), two, two, three, 4, 0.3),
+        figures.spreads((8, 16), np.ones(2), (2, 4), np.ones(2), np.ones(2), 4),
+        figures.quantiles(np.arange(12.0).reshape(6, 2), np.arange(12.0).reshape(6, 2), ["(1, 1)", "(1, 2)"]),
+        figures.drift((8, 16), {"drift": two, "moved": two, "bound": two}),
+        figures.modes(decay),
+        figures.spectra(spectra, ["SepNN", "limit"], ["MLP"]),
+        figures.pseudo((8, 16), {"R = 3": two, "R = W": two}, {"exact": np.ones(3), "pseudo": np.ones(3)}),
     ]
-    for figure in figures:
+    for figure in drawn:
         assert all(axes.get_xlabel() or axes.get_title() for axes in figure.axes)
         figure.canvas.draw()
-    assert isinstance(dynamics_runs.spectrum_table(spectra), pd.DataFrame)
+    assert isinstance(drift.spectrum_table(spectra), pd.DataFrame)

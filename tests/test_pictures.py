@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from seplib import metrics, pictures
+from seplib import metrics
+from seplib.own import pictures
 
 SMALL = dict(rank=8, width=12, k=4, iterations=30, learning_rate=1e-3)
 
@@ -80,7 +81,7 @@ def test_the_memory_asked_for_is_the_memory_used():
     script = """
 import re, torch
 from pathlib import Path
-from seplib import pictures
+from seplib.own import pictures
 
 torch.set_num_threads(1)
 

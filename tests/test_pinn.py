@@ -7,8 +7,8 @@ from dense import agree, jacobian, kronecker_sum, modulation, pseudo_ntk
 from test_jets import derivatives, gradients, placed
 
 from seplib import MLP, TT, FactorMLP, SepPGD, pde, tensorops
-from seplib.diffusion import DIFFUSIVITY
-from seplib.pinn import LOSSES, GramResidual, PhysicsLoss
+from seplib.pde.loss import LOSSES, GramResidual, PhysicsLoss
+from seplib.pde.reference import DIFFUSIVITY
 
 ONE = dict.fromkeys(LOSSES, 1.0)
 WEIGHTS = dict(residual=0.3, data=1.7, initial=0.9, boundary=0.4)

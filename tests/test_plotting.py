@@ -10,7 +10,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from seplib import plotting
+from seplib.reproduce import plotting
 
 LIBRARY = Path(plotting.__file__).parent
 

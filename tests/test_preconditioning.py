@@ -9,7 +9,7 @@ from dense import agree, cp_value, grid_points, jacobian, kronecker_sum, modulat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seplib import CP, IGA, MLP, MSK, FactorMLP, SepPGD, fit, kernel_pgd, ntk, preconditioning
+from seplib import CP, IGA, MLP, MSK, FactorMLP, SepPGD, baselines, fit, ntk, preconditioning
 from seplib.preconditioning import modulate, top_eigenpairs
 from seplib.ridge import Linearised
 from seplib.streaming import FullResidual, StreamedResidual
@@ -400,5 +400,5 @@ def test_bad_arguments_are_named(make_cp, make_mlp):
 
 def test_as_points_keeps_the_order_of_vec():
     axes = [torch.arange(2.0), torch.arange(3.0), torch.arange(2.0)]
-    assert torch.equal(kernel_pgd.as_points(axes), grid_points(axes))
-    assert math.prod(len(x) for x in axes) == len(kernel_pgd.as_points(axes))
+    assert torch.equal(baselines.as_points(axes), grid_points(axes))
+    assert math.prod(len(x) for x in axes) == len(baselines.as_points(axes))

@@ -69,6 +69,8 @@ def test_notebook_is_committed_executed_and_clean(path):
     assert len(tagged) == 1
     names = re.findall(r"^(\w+) =", tagged[0].source, re.M)
     assert names == ["profile", "device", "seed"] and 'profile = "smoke"' in tagged[0].source
+    folded = [cell for cell in code if "hide-cell" in cell.metadata.get("tags", [])]
+    assert folded == code[1:2] and "claims.Report(" in folded[0].source, "imports and settings are for the machine"
     compared = [
         output
         for cell in code

@@ -7,8 +7,10 @@ import pandas as pd
 import pytest
 import torch
 
-from seplib import claims, metrics, profiles, rank_runs, runs, targets
-from seplib.claims import held
+from seplib import metrics, targets
+from seplib.reproduce import claims, profiles
+from seplib.reproduce.criteria import held
+from seplib.studies.images import fitting, truncation
 
 
 def image(size: int = 24) -> targets.ImageTarget:
@@ -34,7 +36,7 @@ def test_truncation_is_the_best_of_its_rank_and_the_floor_says_how_good():
 def test_a_study_stands_above_the_floor_and_names_its_cases():
     small = dataclasses.replace(profiles.get("smoke").image_rank.run, rank=3, width=8, k=4, iterations=3)
     settings = profiles.images.ImageRankSettings(data_ranks=(2, 6), run=small)
-    table = rank_runs.study(image(), settings, 0, torch.device("cpu"))
+    table = truncation.study(image(), settings, 0, torch.device("cpu"))
     assert list(table["data rank"]) == [2, 2, 6, 6] and list(table.method) == ["SepNN", "SepPGD"] * 2
     assert (table["relative error"] > table.floor).all()
     assert table.floor[0] < 1e-6 < table.floor[2]
@@ -42,28 +44,28 @@ def test_a_study_stands_above_the_floor_and_names_its_cases():
     cut = targets.truncate(image().values, 6).double()
     assert table["relative error"][2] == pytest.approx(table.RMSE[2] / cut.square().mean().item() ** 0.5, rel=1e-6)
     assert table.RMSE[2] == pytest.approx(10 ** (-table.PSNR[2] / 20)) and (table.best <= table["relative error"]).all()
-    assert list(rank_runs.errors(table)) == ["SepNN, rank 2", "SepPGD, rank 2", "SepNN, rank 6", "SepPGD, rank 6"]
-    assert set(rank_runs.printed(table).values()) == {None}
+    assert list(truncation.errors(table)) == ["SepNN, rank 2", "SepPGD, rank 2", "SepNN, rank 6", "SepPGD, rank 6"]
+    assert set(truncation.printed(table).values()) == {None}
 
 
 def test_cases_follow_both_trends_and_the_paper_is_quoted():
-    rows = [(r, m, e) for r, pair in ((100, (0.05, 0.02)), (500, (0.07, 0.03))) for m, e in zip(runs.METHODS, pair)]
+    rows = [(r, m, e) for r, pair in ((100, (0.05, 0.02)), (500, (0.07, 0.03))) for m, e in zip(fitting.METHODS, pair)]
     table = pd.DataFrame(rows, columns=["data rank", "method", "relative error"])
-    assert all(rank_runs.cases(table).values()) and len(rank_runs.cases(table)) == 4
-    assert rank_runs.printed(table)["SepPGD, rank 500"] == 0.037
+    assert all(truncation.cases(table).values()) and len(truncation.cases(table)) == 4
+    assert truncation.printed(table)["SepPGD, rank 500"] == 0.037
     table.loc[3, "relative error"] = 0.08
-    assert held(rank_runs.cases(table)) == {
+    assert held(truncation.cases(table)) == {
         "SepNN: error grows with the rank": True,
         "SepPGD: error grows with the rank": True,
         "rank 100: SepPGD lower": True,
         "rank 500: SepPGD lower": False,
     }
     table.loc[2, "relative error"] = 0.04
-    assert not rank_runs.cases(table)["SepNN: error grows with the rank"]
+    assert not truncation.cases(table)["SepNN: error grows with the rank"]
 
 
 def test_table_3_is_read_both_ways():
-    table = rank_runs.readings(targets.ImageTarget("grey", torch.full((3, 4, 4), 0.5), "made here"))
+    table = truncation.readings(targets.ImageTarget("grey", torch.full((3, 4, 4), 0.5), "made here"))
     assert list(table.method) == ["SepNN", "SepPGD"] and list(table["Table 8"]) == [0.066, 0.037]
     assert table.RMSE[0] == pytest.approx(10 ** (-claims.printed("table-3", "SepNN", "100", varied="rank R") / 20))
     assert (table["relative error"] / table.RMSE).tolist() == pytest.approx([2, 2])

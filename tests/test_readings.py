@@ -5,8 +5,9 @@ import dataclasses
 import pytest
 import torch
 
-from seplib import profiles, readings
-from seplib.runs import fit_image
+from seplib.reproduce import profiles
+from seplib.studies.images import readings
+from seplib.studies.images.fitting import fit_image
 
 CPU = torch.device("cpu")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from seplib import profiles, runner
+from seplib.reproduce import profiles, runner
 
 ROOT = Path(__file__).parents[1]
 

@@ -11,7 +11,9 @@ import pytest
 import torch
 from outputs import output
 
-from seplib import profiles, representation, runs, store, targets
+from seplib import targets
+from seplib.reproduce import profiles, store
+from seplib.studies.images import fitting, representation
 
 SETTINGS = dataclasses.replace(
     profiles.get("smoke").image_representation,
@@ -37,23 +39,23 @@ def test_golden_run(image):
     assert store.KINDS["image"].numerics == 1
     golden = {"SepNN": [5.8527, 7.2985, 10.7480, 14.1792], "SepPGD": [5.8527, 7.2449, 9.9351, 14.2295]}
     for method, numbers in golden.items():
-        assert runs.fit_image(image.values, method, SETTINGS, 3, CPU).psnr[::20] == pytest.approx(numbers, abs=0.02)
+        assert fitting.fit_image(image.values, method, SETTINGS, 3, CPU).psnr[::20] == pytest.approx(numbers, abs=0.02)
 
 
 def test_both_methods_start_from_the_same_weights(image):
-    plain, ours = (runs.fit_image(image.values, method, SETTINGS, 0, CPU) for method in runs.METHODS)
+    plain, ours = (fitting.fit_image(image.values, method, SETTINGS, 0, CPU) for method in fitting.METHODS)
     assert plain.psnr[0] == ours.psnr[0] and plain.psnr[-1] != ours.psnr[-1]
 
 
 def test_psnr_is_that_of_the_reconstruction(image):
-    run = runs.fit_image(image.values, "SepPGD", SETTINGS, 0, CPU)
+    run = fitting.fit_image(image.values, "SepPGD", SETTINGS, 0, CPU)
     mse = np.mean((run.image.astype(float) - image.values.numpy()) ** 2)
     assert run.psnr[-1] == pytest.approx(-10 * np.log10(mse), abs=0.05), (
         "the picture is clipped and rounded, the PSNR not"
     )
     assert len(run.psnr) == SETTINGS.iterations + 1
-    arguments = runs.run_arguments(image.values, "SepPGD", SETTINGS, 0, CPU)
-    history, output = runs.train_image(**arguments)
+    arguments = fitting.run_arguments(image.values, "SepPGD", SETTINGS, 0, CPU)
+    history, output = fitting.train_image(**arguments)
     mse = (output.double() - image.values.double()).square().mean().item()
     assert run.psnr[-1] == pytest.approx(-10 * np.log10(mse), abs=1e-4) and run.history.loss == history.loss
     assert np.abs(run.image - output.clamp(0, 1).numpy()).max() <= 0.5001 / 255
@@ -61,9 +63,9 @@ def test_psnr_is_that_of_the_reconstruction(image):
 
 def test_a_finished_run_is_read_from_the_cache(image, tmp_path, monkeypatch):
     monkeypatch.setenv("SEPLIB_CACHE", str(tmp_path))
-    first = runs.fit_image(image.values, "SepNN", SETTINGS, 0, CPU)
+    first = fitting.fit_image(image.values, "SepNN", SETTINGS, 0, CPU)
     monkeypatch.setattr(store, "_compute", lambda *_: pytest.fail("computed again"))
-    again = runs.fit_image(image.values, "SepNN", SETTINGS, 0, CPU)
+    again = fitting.fit_image(image.values, "SepNN", SETTINGS, 0, CPU)
     assert np.array_equal(first.image, again.image) and first.history == again.history
     assert [path.suffix for path in tmp_path.rglob("*.*")] == [".npz"]
 
@@ -73,9 +75,10 @@ def test_unknown_pixels_are_not_seen_and_judge_the_run(image):
     mask = torch.rand(16, 16, generator=torch.Generator().manual_seed(0)) < 0.7
     settings = dataclasses.replace(SETTINGS, iterations=20)
     spoiled = torch.where(mask, image.values, 0.5)
-    for method in runs.METHODS:
+    for method in fitting.METHODS:
         run, blind = (
-            runs.fit_image(values, method, settings, 0, CPU, mask, image.values) for values in (image.values, spoiled)
+            fitting.fit_image(values, method, settings, 0, CPU, mask, image.values)
+            for values in (image.values, spoiled)
         )
         assert np.array_equal(run.image, blind.image) and np.array_equal(run.psnr, blind.psnr)
         last = output(image.values, method, settings, 0, mask=mask)
@@ -87,7 +90,7 @@ def test_unknown_pixels_are_not_seen_and_judge_the_run(image):
 
 def test_a_run_is_judged_by_its_reference(image):
     noisy = 1 - image.values
-    run = runs.fit_image(noisy, "SepNN", SETTINGS, 0, CPU, reference=image.values)
+    run = fitting.fit_image(noisy, "SepNN", SETTINGS, 0, CPU, reference=image.values)
     error = (output(noisy, "SepNN", SETTINGS, 0) - image.values).double().numpy() ** 2
     assert run.history.metrics["judged"][-1] == pytest.approx(-10 * np.log10(error.mean()), abs=1e-3)
     assert abs(run.psnr[-1] - run.history.metrics["judged"][-1]) > 0.5
@@ -121,7 +124,7 @@ CHOICES = dict(
 def test_whatever_determines_a_run_is_in_its_key(change, image, tmp_path, monkeypatch):
     monkeypatch.setenv("SEPLIB_CACHE", str(tmp_path))
     settings, values, seed, data = dataclasses.replace(SETTINGS, iterations=1), image.values, 0, {}
-    runs.fit_image(values, "SepPGD", settings, seed, CPU)
+    fitting.fit_image(values, "SepPGD", settings, seed, CPU)
     monkeypatch.setattr(store, "_compute", _computed)
     if change == "seed":
         seed = 1
@@ -139,7 +142,7 @@ def test_whatever_determines_a_run_is_in_its_key(change, image, tmp_path, monkey
     else:
         settings = dataclasses.replace(settings, **{change: CHOICES[change]})
     with pytest.raises(Computed):
-        runs.fit_image(values, "SepPGD", settings, seed, CPU, **data)
+        fitting.fit_image(values, "SepPGD", settings, seed, CPU, **data)
 
 
 @pytest.mark.parametrize("change", CHOICES)
@@ -149,16 +152,18 @@ def test_every_choice_changes_the_run(change, image):
         settings = dataclasses.replace(settings, features=2, frequency=1.0)
     more = {"frequency": 1.0} if change == "features" else {}
     other = dataclasses.replace(settings, **{change: CHOICES[change]}, **more)
-    one, two = (runs.fit_image(image.values, "SepPGD", s, 0, CPU).psnr for s in (settings, other))
+    one, two = (fitting.fit_image(image.values, "SepPGD", s, 0, CPU).psnr for s in (settings, other))
     assert one[-1] != two[-1]
 
 
 SCRIPT = """
 import dataclasses, sys, torch
-from seplib import profiles, runs, targets
+from seplib import targets
+from seplib.reproduce import profiles
+from seplib.studies.images import fitting
 torch.set_num_threads(1)
 settings = dataclasses.replace(profiles.get("smoke").image_representation, rank=48, width=48, k=8, iterations=900)
-run = runs.fit_image(targets.image("astronaut", 48).values, "SepPGD", settings, 0, torch.device("cpu"))
+run = fitting.fit_image(targets.image("astronaut", 48).values, "SepPGD", settings, 0, torch.device("cpu"))
 print(run.psnr.tobytes().hex(), run.image.tobytes().hex())
 """
 
@@ -190,7 +195,7 @@ def test_the_table_and_cases_follow_the_runs(image):
     steps = {"SepNN": 0.5, "SepPGD": 2.0}
     table, gains = representation.table([image], study, steps), representation.gains([image], study)
     assert list(table.seconds) == [0.5 * SETTINGS.iterations, 2.0 * SETTINGS.iterations]
-    assert list(table.method) == list(runs.METHODS)
+    assert list(table.method) == list(fitting.METHODS)
     assert len(gains["astronaut"]) == 2
     assert gains["astronaut"].mean() == pytest.approx(table.PSNR[1] - table.PSNR[0])
     assert representation.error_left(table)["all"] == pytest.approx(10 ** (-gains["astronaut"].mean() / 10))
@@ -206,15 +211,15 @@ def test_the_table_and_cases_follow_the_runs(image):
 
 def test_steps_are_timed_side_by_side_and_their_runs_not_stored(image, tmp_path, monkeypatch):
     monkeypatch.setenv("SEPLIB_CACHE", str(tmp_path))
-    steps = runs.step_seconds(image.values, SETTINGS, 0, CPU, rounds=1)
-    assert set(steps) == set(runs.METHODS) and min(steps.values()) > 0
+    steps = fitting.step_seconds(image.values, SETTINGS, 0, CPU, rounds=1)
+    assert set(steps) == set(fitting.METHODS) and min(steps.values()) > 0
     (clock,) = tmp_path.iterdir()
     assert clock.name.startswith("image-clock-")
-    assert runs.step_seconds(image.values, SETTINGS, 0, CPU, rounds=1) == steps, "a stored clock does not run again"
+    assert fitting.step_seconds(image.values, SETTINGS, 0, CPU, rounds=1) == steps, "a stored clock does not run again"
 
 
 def test_unknown_method_is_named(image):
     with pytest.raises(
         ValueError, match=r"method must be one of MLP, MLP \(MSK\), SepNN, SepNN \(MSK\), SepPGD, got 'SGD'"
     ):
-        runs.fit_image(image.values, "SGD", SETTINGS, 0, CPU)
+        fitting.fit_image(image.values, "SGD", SETTINGS, 0, CPU)

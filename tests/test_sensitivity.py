@@ -8,8 +8,10 @@ import pytest
 import torch
 from outputs import output
 
-from seplib import claims, ntk, profiles, sensitivity, sensitivity_tables, setups, targets
-from seplib.runs import fit_image
+from seplib import ntk, targets
+from seplib.reproduce import claims, profiles
+from seplib.studies.images import sensitivity, setups
+from seplib.studies.images.fitting import fit_image
 
 CPU = torch.device("cpu")
 
@@ -98,7 +100,7 @@ def table(name: str, rows: list[tuple]) -> pd.DataFrame:
 
 
 def test_gains_are_over_the_plain_network_of_the_same_column():
-    found = sensitivity_tables.gains(
+    found = sensitivity.gains(
         table(
             "table-3",
             [("30", "SepNN", 20, 25), ("30", "SepPGD", 24, 26), ("40", "SepNN", 21, 25), ("40", "SepPGD", 20, 28)],
@@ -116,7 +118,7 @@ def test_every_cell_has_its_own_verdict():
         ("60", "SepNN", 20, 25),
         ("60", "SepPGD", 21, float("nan")),
     ]
-    found = sensitivity_tables.compare(table("table-3", rows).assign(spread=0.1))
+    found = sensitivity.compare(table("table-3", rows).assign(spread=0.1))
     assert found.verdict.tolist() == ["", "sign", "", "neither", "", "sign and size", "", ""]
     assert found.difference.tolist()[:4] == [-5, -2, -4, -8] and found.gain.tolist()[1::2] == [4, -1, 2, 1]
 
@@ -131,9 +133,7 @@ def test_the_summary_counts_and_bounds_the_gains_of_each_row():
             table("table-3", [("30", "SepNN", 20, 25), ("30", "SepPGD", 19, 26)]).assign(varied="rank R"),
         ]
     ).assign(spread=0.1)
-    g1, g2, other, rank = sensitivity_tables.summary(
-        sensitivity_tables.compare(frame), sensitivity_tables.gains(frame)
-    ).to_dict("records")
+    g1, g2, other, rank = sensitivity.summary(sensitivity.compare(frame), sensitivity.gains(frame)).to_dict("records")
     assert (g1["row"], g1["cells"], g1["sign and size"], g1["sign"], g1["neither"]) == ("SepPGD g1", 2, 1, 1, 0)
     assert (g2["sign and size"], g2["sign"], g2["neither"]) == (0, 1, 1)
     assert (g1["least"], g1["largest"], g1["best least"], g1["best largest"]) == (2, 4, 3, 5)
@@ -152,17 +152,17 @@ def test_totals_count_a_run_once():
     rows = [("30", "SepNN", 20, 25), ("30", "SepPGD", 24, 26), ("40", "SepNN", 20, 25), ("40", "SepPGD", 21.2, 26)]
     frame = table("table-3", rows).assign(spread=0.1)
     frame["best PSNR"] = [20, 24.4, 20, 21.8]
-    apart = sensitivity_tables.totals(frame.assign(run=[0, 1, 2, 3]), sensitivity_tables.compare(frame))
+    apart = sensitivity.totals(frame.assign(run=[0, 1, 2, 3]), sensitivity.compare(frame))
     assert apart == {"runs": 4, "fallen": 1, "gains": 2, "sign": 2, "size": 1}
-    shared = sensitivity_tables.totals(frame.assign(run=[0, 1, 0, 1]), sensitivity_tables.compare(frame))
+    shared = sensitivity.totals(frame.assign(run=[0, 1, 0, 1]), sensitivity.compare(frame))
     assert shared == {"runs": 2, "fallen": 0, "gains": 1, "sign": 1, "size": 0}
 
 
 def test_criteria_of_table_2():
     rows = [("60", "SepNN", 25, 26), ("60", "SepPGD g1", 31, 33), ("60", "SepPGD g2", 30, 30)]
-    assert all(sensitivity_tables.cases("table-2", table("table-2", rows)).values())
+    assert all(sensitivity.cases("table-2", table("table-2", rows)).values())
     rows[1] = ("60", "SepPGD g1", 29, 33)
-    held = sensitivity_tables.cases("table-2", table("table-2", rows))
+    held = sensitivity.cases("table-2", table("table-2", rows))
     assert not held["k = 60: g1 above g2"] and not held["gains differ by at most 1.5 dB on average"]
     assert held["SepPGD g1, k 60: gain of the paper's sign"]
 
@@ -171,15 +171,12 @@ def test_the_spread_of_the_cells_with_several_seeds_stands_for_all():
     rows = [("30", "SepNN", 25, 26), ("30", "SepPGD", 30, 30), ("40", "SepNN", 25, 26), ("40", "SepPGD", 32.45, 32)]
     frame = table("table-3", rows)
     frame["spread"] = [0.3, np.nan, 0.3, 0.4]  # of a gain: 0.5
-    cases = sensitivity_tables.cases("table-3", frame)
+    cases = sensitivity.cases("table-3", frame)
     mean = cases["gains differ by at most 1.5 dB on average"]
     assert mean.value == pytest.approx((1 + 1.45) / 2) and mean.spread == pytest.approx(0.5 / 2**0.5)
     assert mean.within_spread and not cases["SepPGD, k 30: gain of the paper's sign"].within_spread
     assert all(case.spread == pytest.approx(0.5) for name, case in cases.items() if "sign" in name)
-    assert (
-        sensitivity_tables.cases("table-3", table("table-3", rows))["SepPGD, k 30: gain of the paper's sign"].spread
-        is None
-    )
+    assert sensitivity.cases("table-3", table("table-3", rows))["SepPGD, k 30: gain of the paper's sign"].spread is None
 
 
 def test_criteria_of_table_4():
@@ -188,9 +185,9 @@ def test_criteria_of_table_4():
         for p, ours in (("10", 30.0), ("100", 29.5))
         for row, psnr in (("SepNN", 25), ("SepPGD", ours))
     ]
-    assert all(sensitivity_tables.cases("table-4", table("table-4", rows)).values())
+    assert all(sensitivity.cases("table-4", table("table-4", rows)).values())
     rows[3] = ("100", "SepPGD", 28.9, 28.9)
-    held = sensitivity_tables.cases("table-4", table("table-4", rows))
+    held = sensitivity.cases("table-4", table("table-4", rows))
     assert not held["spread over the periods at most 1 dB"] and not held["period 100: gain at least 4 dB"]
 
 
@@ -201,15 +198,15 @@ def test_criteria_of_table_5():
         ("relu", "SepNN", 18, 18.2),
         ("relu", "SepPGD", 19, 20),
     ]
-    assert all(sensitivity_tables.cases("table-5", table("table-5", rows)).values())
+    assert all(sensitivity.cases("table-5", table("table-5", rows)).values())
     rows[2], rows[3] = ("relu", "SepNN", 27, 18.2), ("relu", "SepPGD", 26, 20)
-    held = sensitivity_tables.cases("table-5", table("table-5", rows))
+    held = sensitivity.cases("table-5", table("table-5", rows))
     assert not held["SepNN: order of the activations"] and held["SepPGD: order of the activations"]
     assert not held["SepPGD, activation relu: gain of the paper's sign"]
 
 
 def test_a_loss_in_the_paper_must_be_a_loss_here():
     rows = [("0.09", "SepNN", 25, 25.29), ("0.09", "SepPGD", 24, 25.06)]
-    assert all(sensitivity_tables.cases("table-7", table("table-7", rows)).values())
+    assert all(sensitivity.cases("table-7", table("table-7", rows)).values())
     rows[1] = ("0.09", "SepPGD", 26, 25.06)
-    assert not any(sensitivity_tables.cases("table-7", table("table-7", rows)).values())
+    assert not any(sensitivity.cases("table-7", table("table-7", rows)).values())

@@ -17,7 +17,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from seplib import claims, comparing, convergence, pde_runs, ridge_tables, runner
+from seplib.reproduce import claims, comparing, criteria, runner
+from seplib.studies.images import convergence
+from seplib.studies.pde import fitting
+from seplib.studies.seppgd import kernel_ridge
 
 ROOT = Path(__file__).parents[1]
 EXPECTED, FOUND = ROOT / "tests" / "expected" / "smoke", ROOT / "results" / "smoke"
@@ -58,19 +61,19 @@ def test_verdicts_follow_from_their_cases(results):
         content = json.loads(path.read_text())
         for entry in content if isinstance(content, list) else content["claims"]:
             if entry["verdict"] != "not run":
-                assert entry["verdict"] == claims.verdict(entry["cases"]), (path, entry["id"])
+                assert entry["verdict"] == criteria.verdict(entry["cases"]), (path, entry["id"])
 
 
 def test_verdicts_that_rest_on_clocks_follow_from_the_tables_beside_them(results):
     found = claims.load(results / "claims.json")
     table = pd.read_csv(results / "image_convergence" / "convergence.csv")
-    assert found["fig-2b"]["cases"] == claims.held(convergence.cases(table))
+    assert found["fig-2b"]["cases"] == criteria.held(convergence.cases(table))
     krr = pd.read_csv(results / "kernel_ridge" / "krr.csv")
-    assert found["fig-2a"]["cases"] == claims.held(ridge_tables.cases(krr))
+    assert found["fig-2a"]["cases"] == criteria.held(kernel_ridge.cases(krr))
     assert (krr["twice as fast"] == (krr["time ratio"] <= 0.5)).all()
     for name, rows in pd.read_csv(results / "pde" / "methods.csv").groupby("equation"):
         seconds = rows.set_index("method").seconds
-        assert next(iter(found[pde_runs.CLAIMS[name]]["cases"].values())) == (
+        assert next(iter(found[fitting.CLAIMS[name]]["cases"].values())) == (
             seconds["SPINN (SepPGD)"] / seconds["SPINN"] <= 0.8
         )
 

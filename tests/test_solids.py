@@ -11,7 +11,8 @@ import pytest
 import torch
 import trimesh
 
-from seplib import metrics, pictures, solids
+from seplib import metrics
+from seplib.own import pictures, solids
 
 SMALL = dict(rank=16, width=24, k=4, iterations=60, omega=5.0, scale=None, learning_rate=3e-3)
 
@@ -75,7 +76,7 @@ def test_the_memory_of_a_volume_is_the_memory_used():
     script = """
 import re, torch
 from pathlib import Path
-from seplib import pictures
+from seplib.own import pictures
 
 torch.set_num_threads(1)
 

@@ -9,9 +9,10 @@ from dense import agree
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seplib import CP, FactorMLP, SepPGD, spectra
-from seplib.kernel_pgd import as_points
+from seplib import CP, FactorMLP, SepPGD
+from seplib.baselines import as_points
 from seplib.ridge import features
+from seplib.studies.seppgd import spectra
 
 VALUE = {"sine": mp.sin, "tanh": mp.tanh, "relu": lambda z: max(z, mp.mpf(0)), "gelu": lambda z: z * mp.ncdf(z)}
 SLOPE = {

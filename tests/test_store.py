@@ -17,7 +17,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seplib import recipes, store, targets
+from seplib import targets
+from seplib.reproduce import archive, recipes, store
 
 CALLS = []
 
@@ -64,7 +65,7 @@ def test_a_run_is_computed_once_and_read_after_that(cache):
     assert CALLS == [3.5] and first["course"].tolist() == again["course"].tolist()
     assert store.difference(first, again) == 0
     assert compute(number=4.0)["twice"] == 8 and CALLS == [3.5, 4.0]
-    (record,) = [run for run in store.used() if run["run"] == store.file_name(store.describe(KIND, {"number": 3.5}))]
+    (record,) = [run for run in store.used() if run["run"] == archive.file_name(store.describe(KIND, {"number": 3.5}))]
     assert record.keys() == {"run", "commit", "device", "threads", "seconds"} and record["threads"] >= 1
 
 
@@ -95,11 +96,11 @@ def test_a_flipped_bit_is_noticed_named_and_computed_again(cache, place):
     data = bytearray(path.read_bytes())
     data[int(place * len(data)) if isinstance(place, float) else place] ^= 1
     path.write_bytes(bytes(data))
-    with pytest.raises(store.DamagedRun, match=rf"{path} is damaged: its {len(data)} bytes do not match"):
-        store.read(path)
+    with pytest.raises(archive.DamagedRun, match=rf"{path} is damaged: its {len(data)} bytes do not match"):
+        archive.read(path)
     with pytest.warns(UserWarning, match=f"{path} is damaged: .*; it is computed again"):
         assert compute(number=2)["twice"] == 4
-    assert CALLS == [2, 2] and store.read(path).result["twice"] == 4
+    assert CALLS == [2, 2] and archive.read(path).result["twice"] == 4
 
 
 @pytest.mark.parametrize("size", [0, 10, 64, -1, -400])
@@ -117,7 +118,7 @@ class Planted:
         return os.system, ("touch planted",)
 
 
-def archive(**members: bytes) -> bytes:
+def zipped(**members: bytes) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as file:
         for name, data in members.items():
@@ -138,11 +139,11 @@ def planted_array() -> bytes:
         pickle.dumps(Planted()),
         b"",
         b"PK\x05\x06" + b"\0" * 18,
-        archive(run_json=b"{"),
-        archive(run_json=b"[1]"),
-        archive(run_json=b'{"format": "other"}'),
-        archive(other_json=b"{}"),
-        archive(run_json=b'{"format": "seplib run 1", "result": {"array": 0}}'),
+        zipped(run_json=b"{"),
+        zipped(run_json=b"[1]"),
+        zipped(run_json=b'{"format": "other"}'),
+        zipped(other_json=b"{}"),
+        zipped(run_json=b'{"format": "seplib run 1", "result": {"array": 0}}'),
     ],
     ids=["pickle", "empty", "no members", "half JSON", "list", "other format", "no run.json", "no array"],
 )
@@ -150,7 +151,7 @@ def test_a_foreign_file_is_refused_whatever_its_checksum(cache, body):
     compute(number=2)
     path = only(cache)
     path.write_bytes(sealed(body))
-    with pytest.raises(store.DamagedRun, match=rf"{path} is not a stored run: "):
+    with pytest.raises(archive.DamagedRun, match=rf"{path} is not a stored run: "):
         store.check(path)
     with pytest.warns(UserWarning, match="is not a stored run: .*; it is computed again"):
         compute(number=2)
@@ -163,18 +164,18 @@ def test_nothing_in_a_file_is_unpickled(cache, tmp_path, monkeypatch):
     path = only(cache)
     content = json.loads(zipfile.ZipFile(path).read("run.json"))
     members = {"run_json": json.dumps(content).encode(), "0_npy": planted_array()}
-    path.write_bytes(sealed(archive(**members)))
-    with pytest.raises(store.DamagedRun, match="Object arrays cannot be loaded"):
-        store.read(path)
+    path.write_bytes(sealed(zipped(**members)))
+    with pytest.raises(archive.DamagedRun, match="Object arrays cannot be loaded"):
+        archive.read(path)
     assert not Path("planted").exists()
 
 
 def test_a_file_under_another_runs_name_is_refused(cache):
     compute(number=2)
     path = only(cache)
-    other = path.with_name(store.file_name(store.describe(KIND, {"number": 5})))
+    other = path.with_name(archive.file_name(store.describe(KIND, {"number": 5})))
     path.rename(other)
-    with pytest.raises(store.DamagedRun, match=f"{other} holds another run, {path.name}"):
+    with pytest.raises(archive.DamagedRun, match=f"{other} holds another run, {path.name}"):
         store.check(other)
     with pytest.warns(UserWarning, match="holds another run"):
         assert compute(number=5)["twice"] == 10
@@ -191,7 +192,7 @@ def test_an_audit_reads_its_folder_and_computes_nothing(cache, monkeypatch):
         compute(number=3)
     path = only(cache)
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(store.DamagedRun, match="is damaged"):
+    with pytest.raises(archive.DamagedRun, match="is damaged"):
         compute(number=2)
     assert CALLS == [2] and not (cache / "elsewhere").exists()
 
@@ -200,10 +201,10 @@ def test_a_run_of_other_numerics_or_unknown_kind_is_named(cache, monkeypatch):
     compute(number=2)
     path = only(cache)
     monkeypatch.setitem(vars(KIND), "numerics", 2)
-    with pytest.raises(store.DamagedRun, match=f"{path}: a test kind run of numerics 1, but the library's are 2"):
+    with pytest.raises(archive.DamagedRun, match=f"{path}: a test kind run of numerics 1, but the library's are 2"):
         store.check(path)
     monkeypatch.delitem(store.KINDS, "test kind")
-    with pytest.raises(store.DamagedRun, match=f"{path}: kind must be one of .*, got 'test kind'"):
+    with pytest.raises(archive.DamagedRun, match=f"{path}: kind must be one of .*, got 'test kind'"):
         store.check(path)
 
 
@@ -211,7 +212,7 @@ def test_a_full_disk_loses_no_result(cache, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(store, "write_atomic", full)
+    monkeypatch.setattr(archive, "write_atomic", full)
     with pytest.warns(UserWarning, match="the run is finished but could not be stored: .*No space left on device"):
         assert compute(number=2)["twice"] == 4
     assert not list(cache.glob("*"))
@@ -220,13 +221,13 @@ def test_a_full_disk_loses_no_result(cache, monkeypatch):
 WRITER = """
 import sys, numpy as np
 from pathlib import Path
-from seplib import store
+from seplib.reproduce import archive
 description = {"kind": "test kind", "numerics": 1, "arguments": {"number": 9}}
-run = store.StoredRun(description, {"array": np.random.default_rng(0).normal(size=400_000)}, {})
-path = Path(sys.argv[1]) / store.file_name(description)
+run = archive.StoredRun(description, {"array": np.random.default_rng(0).normal(size=400_000)}, {})
+path = Path(sys.argv[1]) / archive.file_name(description)
 print("ready", flush=True)
 while True:
-    store.write(path, run)
+    archive.write(path, run)
 """
 
 
@@ -243,7 +244,7 @@ def test_two_that_write_the_same_run_never_leave_half_a_file(tmp_path):
         while not list(tmp_path.glob("*.npz")):
             time.sleep(0.01)
         for _ in range(20):
-            assert store.read(only(tmp_path)).result["array"].shape == (400_000,)
+            assert archive.read(only(tmp_path)).result["array"].shape == (400_000,)
     finally:
         for process in two:
             assert process.poll() is None, "writing on"
@@ -258,12 +259,12 @@ def test_killed_while_writing_leaves_no_half_file(tmp_path):
         process.send_signal(signal.SIGKILL)
         process.communicate()
         for path in tmp_path.glob("*.npz"):
-            assert store.read(path).result["array"].shape == (400_000,)
+            assert archive.read(path).result["array"].shape == (400_000,)
 
 
 def test_a_run_is_replayed_from_its_own_description(cache):
     compute(number=2)
-    found = store.read(only(cache))
+    found = archive.read(only(cache))
     assert store.difference(found.result, store.replay(found)) == 0 and CALLS == [2, 2]
 
 
@@ -282,9 +283,9 @@ trees = st.recursive(
 
 @given(trees)
 def test_what_is_written_is_read(tmp_path_factory, tree):
-    path = tmp_path_factory.mktemp("store") / store.file_name({"kind": "a", "numerics": 1, "arguments": {}})
-    store.write(path, store.StoredRun({"kind": "a", "numerics": 1, "arguments": {}}, tree, {}))
-    same(tree, store.read(path).result)
+    path = tmp_path_factory.mktemp("store") / archive.file_name({"kind": "a", "numerics": 1, "arguments": {}})
+    archive.write(path, archive.StoredRun({"kind": "a", "numerics": 1, "arguments": {}}, tree, {}))
+    same(tree, archive.read(path).result)
 
 
 def same(one, other):
@@ -308,21 +309,21 @@ def test_tables_and_pictures_are_read_as_written(tmp_path):
     table = pd.DataFrame({"name": ["a", "b"], "value": [1.5, np.nan], "n": [1, 2]}, index=[10, 20])
     picture = np.random.default_rng(0).integers(0, 256, (3, 20, 30), dtype=np.uint8)
     description = {"kind": "a", "numerics": 1, "arguments": {}}
-    path = tmp_path / store.file_name(description)
-    store.write(path, store.StoredRun(description, {"table": table, "picture": picture}, {}))
+    path = tmp_path / archive.file_name(description)
+    archive.write(path, archive.StoredRun(description, {"table": table, "picture": picture}, {}))
     assert "0.png" in {name.split("/")[-1] for name in zipfile.ZipFile(path).namelist()} | {
         name.replace("1.png", "0.png") for name in zipfile.ZipFile(path).namelist()
     }
-    found = store.read(path).result
+    found = archive.read(path).result
     pd.testing.assert_frame_equal(found["table"], table)
     assert np.array_equal(found["picture"], picture) and found["picture"].dtype == np.uint8
 
 
 def test_the_same_run_is_the_same_file(tmp_path):
     description = {"kind": "a", "numerics": 1, "arguments": {}}
-    run = store.StoredRun(description, {"x": np.arange(10.0)}, {"commit": "c"})
+    run = archive.StoredRun(description, {"x": np.arange(10.0)}, {"commit": "c"})
     for name in ("one", "two"):
-        store.write(tmp_path / name / store.file_name(description), run)
+        archive.write(tmp_path / name / archive.file_name(description), run)
         time.sleep(0.01)
     one, two = (next((tmp_path / name).iterdir()).read_bytes() for name in ("one", "two"))
     assert one == two
@@ -331,7 +332,7 @@ def test_the_same_run_is_the_same_file(tmp_path):
 def test_a_result_of_another_kind_of_thing_is_refused(tmp_path):
     description = {"kind": "a", "numerics": 1, "arguments": {}}
     with pytest.raises(TypeError, match="a run's result is numbers, text, arrays and tables, got Planted"):
-        store.write(tmp_path / "x", store.StoredRun(description, {"x": Planted()}, {}))
+        archive.write(tmp_path / "x", archive.StoredRun(description, {"x": Planted()}, {}))
     assert not list(tmp_path.iterdir())
 
 
@@ -349,8 +350,8 @@ def test_a_result_of_another_kind_of_thing_is_refused(tmp_path):
         (pd.DataFrame({"a": [1.0, 2.0]}), pd.DataFrame({"a": [1.0, 1.0]}), 0.5),
         (True, False, np.inf),
         (None, None, 0.0),
-        (store.Diverged("a"), store.Diverged("b"), 0.0),
-        (store.Diverged("a"), {"x": 1.0}, np.inf),
+        (archive.Diverged("a"), archive.Diverged("b"), 0.0),
+        (archive.Diverged("a"), {"x": 1.0}, np.inf),
     ],
 )
 def test_the_difference_of_two_results(one, other, expected):

@@ -8,23 +8,13 @@ import pytest
 import torch
 from dense import agree, grid_points, jacobian, kronecker_sum, modulation, pseudo_ntk
 
-from seplib import (
-    CP,
-    MLP,
-    FactorMLP,
-    complexity,
-    equivalence,
-    preconditioning,
-    profiles,
-    regression,
-    ridge_tables,
-    scattered,
-    spectra,
-)
-from seplib.claims import held
-from seplib.profiles.preconditioning import ComplexitySettings, RidgeSettings, ScatteredSettings
-from seplib.regression import CASES, RidgeRun
+from seplib import CP, MLP, FactorMLP, preconditioning
+from seplib.reproduce import profiles
+from seplib.reproduce.criteria import held
 from seplib.ridge import features
+from seplib.studies.seppgd import complexity, equivalence, kernel_ridge, non_grid, spectra
+from seplib.studies.seppgd.kernel_ridge import CASES, RidgeRun
+from seplib.studies.seppgd.settings import ComplexitySettings, RidgeSettings, ScatteredSettings
 
 CPU = torch.device("cpu")
 
@@ -153,7 +143,7 @@ def test_criterion_holds_for_a_method_that_is_really_faster():
         "MLP": [synthetic(10.0, 0, 0.1)], "MLP (MSK)": [synthetic(10.0, 5, 0.2)], "SepNN": [synthetic(1.0, 0, 0.05)],
         "SepNN (MSK)": [synthetic(1.0, 50.0, 0.2)], "SepNN (SepPGD)": [synthetic(1.1, 0.1, 0.2)],
     }  # fmt: skip
-    table = ridge_tables.ridge_table(study, ridge_settings())
+    table = kernel_ridge.ridge_table(study, ridge_settings())
     assert list(table.case) == list(CASES)
     assert table["twice as fast"].all() and table["not behind"].all()
     # SepNN ends at exp(-5); exp(-0.2 t) is there at t = 30: 30 steps and 3 preconditioners, against 100 steps
@@ -165,7 +155,7 @@ def test_criterion_fails_for_a_method_that_never_gets_there_or_is_overtaken():
         "MLP": [synthetic(0.1, 0, 0.5)], "MLP (MSK)": [synthetic(10.0, 5, 0.2)], "SepNN": [synthetic(1.0, 0, 0.05)],
         "SepNN (MSK)": [synthetic(1.0, 50.0, 0.2)], "SepNN (SepPGD)": [synthetic(1.0, 0.1, 0.2, floor=0.1)],
     }  # fmt: skip
-    table = ridge_tables.ridge_table(study, ridge_settings())
+    table = kernel_ridge.ridge_table(study, ridge_settings())
     assert not table["twice as fast"].any() and math.isinf(table["time ratio"].iloc[0])
     assert not table["not behind"].any()
 
@@ -173,13 +163,13 @@ def test_criterion_fails_for_a_method_that_never_gets_there_or_is_overtaken():
 def test_budgets_are_counted_case_by_case():
     fast, slow = synthetic(1.0, 0.1, 0.2), synthetic(1.0, 0, 0.05)
     study = {"MLP": [slow], "MLP (MSK)": [slow], "SepNN": [slow], "SepNN (MSK)": [slow], "SepNN (SepPGD)": [fast]}
-    table = ridge_tables.budget_table(study, ridge_settings(), (40, 100))
+    table = kernel_ridge.budget_table(study, ridge_settings(), (40, 100))
     assert list(table.budget) == [40, 100, 40, 100] and (table["both"] == 6).all()
     assert list(table.charged) == ["every 10 iterations"] * 2 + ["once"] * 2
 
 
 def test_exact_solutions_depend_on_the_preconditioner():
-    table = ridge_tables.closed_forms(ridge_settings(points=5, rank=4, width=6, k_msk=5), 0, CPU).set_index("solution")
+    table = kernel_ridge.closed_forms(ridge_settings(points=5, rank=4, width=6, k_msk=5), 0, CPU).set_index("solution")
     assert list(table.columns) == list(CASES) and np.isfinite(table.to_numpy()).all()
     assert (table.loc["SepNN"] != table.loc["SepNN (SepPGD)"]).all()
 
@@ -192,23 +182,23 @@ def test_updates_are_charged_as_often_as_they_happen():
 
 def test_ridge_runs_repeat_and_their_errors_fall():
     settings = ridge_settings(points=6, rank=4, width=6, k_msk=6, iterations=40, mlp_iterations=40)
-    for method in regression.KRR_METHODS:
-        run = regression.ridge_run(method, settings, 1, CPU)
-        again = regression.ridge_run(method, settings, 1, CPU)
+    for method in kernel_ridge.KRR_METHODS:
+        run = kernel_ridge.ridge_run(method, settings, 1, CPU)
+        again = kernel_ridge.ridge_run(method, settings, 1, CPU)
         assert np.array_equal(run.test, again.test) and run.test.shape == (5, 6)
         assert run.train[-1].sum() < run.train[0].sum()
     with pytest.raises(ValueError, match=r"method must be one of MLP, .*, got 'GD'"):
-        regression.ridge_run("GD", settings, 0, CPU)
+        kernel_ridge.ridge_run("GD", settings, 0, CPU)
 
 
-@pytest.mark.parametrize("method", regression.KRR_METHODS)
+@pytest.mark.parametrize("method", kernel_ridge.KRR_METHODS)
 def test_a_ridge_run_is_adam_on_the_problem_written_out(method):
     """Eq. (15) with its feature matrix: decay, preconditioner, k and test grid of each method show in the errors."""
     changes = dict(points=6, rank=4, width=6, k_msk=6, k_seppgd=3, iterations=20, mlp_iterations=20)
     settings = ridge_settings(**changes, learning_rate=1e-2, weight_decay=10.0)
-    run = regression.ridge_run(method, settings, 1, CPU)
-    data = regression.ridge_data(settings, 1, CPU, torch.float64)
-    network = regression.ridge_network(method, settings, 1, CPU, torch.float64)
+    run = kernel_ridge.ridge_run(method, settings, 1, CPU)
+    data = kernel_ridge.ridge_data(settings, 1, CPU, torch.float64)
+    network = kernel_ridge.ridge_network(method, settings, 1, CPU, torch.float64)
     phi, new = (
         jacobian(network.points(grid_points(axes)), list(network.parameters())) for axes in (data.axes, data.test_axes)
     )
@@ -228,7 +218,7 @@ def test_a_ridge_run_is_adam_on_the_problem_written_out(method):
 
 
 def test_noise_is_on_the_training_values_only():
-    data = regression.ridge_data(ridge_settings(points=30), 0, CPU)
+    data = kernel_ridge.ridge_data(ridge_settings(points=30), 0, CPU)
     noise = data.target[3:] - data.target[:3]
     assert noise.std().item() == pytest.approx(0.01, rel=0.1)
     assert torch.equal(data.test_target[3:], data.test_target[:3])
@@ -239,25 +229,25 @@ def test_noise_is_on_the_training_values_only():
 def test_scattered_runs_repeat_and_are_tabulated():
     base = vars(profiles.get("smoke").non_grid)
     settings = ScatteredSettings(**(base | dict(points=40, tested=50, rank=4, width=6, iterations=20)))
-    runs = {m: [scattered.scattered_run(m, settings, s, CPU) for s in (0, 1)] for m in scattered.METHODS}
-    again = scattered.scattered_run("SepNN (SepPGD)", settings, 0, CPU)
+    runs = {m: [non_grid.scattered_run(m, settings, s, CPU) for s in (0, 1)] for m in non_grid.METHODS}
+    again = non_grid.scattered_run("SepNN (SepPGD)", settings, 0, CPU)
     assert np.array_equal(again.test, runs["SepNN (SepPGD)"][0].test)
-    table = scattered.scattered_table(runs, [0, 20])
+    table = non_grid.scattered_table(runs, [0, 20])
     assert len(table) == 6 and table.f1[1] == pytest.approx(np.mean([r.test[-1, 0] for r in runs["SepNN"]]))
     with pytest.raises(ValueError, match=r"method must be one of SepNN, .*, got 'IGA'"):
-        scattered.scattered_run("IGA", settings, 0, CPU)
+        non_grid.scattered_run("IGA", settings, 0, CPU)
 
 
 def test_a_scattered_run_starts_from_its_seed_and_is_tested_at_new_points():
     base = vars(profiles.get("smoke").non_grid)
     settings = ScatteredSettings(**(base | dict(points=40, tested=50, rank=4, width=6, iterations=10)))
-    run = scattered.scattered_run("SepNN", settings, 3, CPU)
+    run = non_grid.scattered_run("SepNN", settings, 3, CPU)
     generator = torch.Generator().manual_seed(1003)
     X, new = (2 * torch.rand(n, 2, generator=generator) - 1 for n in (40, 50))
     generator = torch.Generator().manual_seed(3)
     model = CP([FactorMLP(4, width=6, depth=3, omega=30.0, ensemble=3, generator=generator) for _ in range(2)])
     for ours, P in ((run.train, X), (run.test, new)):
-        values = torch.stack([f(*P.unbind(1)) for f in regression.FUNCTIONS.values()])
+        values = torch.stack([f(*P.unbind(1)) for f in kernel_ridge.FUNCTIONS.values()])
         slow = (model.points(P) - values).square().mean(1)
         assert ours[0] == pytest.approx(slow.detach().numpy(), rel=1e-4)
 
@@ -284,24 +274,24 @@ def test_the_equivalence_check_notices_swapped_axes(monkeypatch):
 
 def test_targets_at_points_where_every_term_counts():
     x, y = torch.tensor(0.4), torch.tensor(0.55)
-    assert regression.FUNCTIONS["f1"](x, y).item() == pytest.approx(math.exp(-20.25 * (0.01 + 0.0025)) / 3)
-    assert regression.FUNCTIONS["f2"](x, y).item() == pytest.approx((1.25 + math.cos(2.97)) / (6 + 6 * 0.04))
-    assert regression.FUNCTIONS["f3"](x, y).item() == pytest.approx((math.tanh(0.45) + 1) / 9)
+    assert kernel_ridge.FUNCTIONS["f1"](x, y).item() == pytest.approx(math.exp(-20.25 * (0.01 + 0.0025)) / 3)
+    assert kernel_ridge.FUNCTIONS["f2"](x, y).item() == pytest.approx((1.25 + math.cos(2.97)) / (6 + 6 * 0.04))
+    assert kernel_ridge.FUNCTIONS["f3"](x, y).item() == pytest.approx((math.tanh(0.45) + 1) / 9)
     x, y = torch.tensor(0.9), torch.tensor(0.2)
-    assert regression.FUNCTIONS["f3"](x, y).item() == pytest.approx((math.tanh(-0.9) + 1) / 9)
+    assert kernel_ridge.FUNCTIONS["f3"](x, y).item() == pytest.approx((math.tanh(-0.9) + 1) / 9)
 
 
 def test_the_cases_of_fig_2a_and_table_9_follow_their_tables():
     table = pd.DataFrame({"case": ["f1", "f2"], "time ratio": [0.4, np.inf], "spread": 0.0})
-    table = table.assign(**dict.fromkeys(regression.KRR_METHODS, 0.5))
-    assert held(ridge_tables.cases(table)) == {"f1": True, "f2": False}
-    assert not ridge_tables.cases(table.assign(MLP=0.4))["f1"] and ridge_tables.cases(table.assign(SepNN=0.4))["f1"]
-    shown = ridge_tables.numbers(table)
+    table = table.assign(**dict.fromkeys(kernel_ridge.KRR_METHODS, 0.5))
+    assert held(kernel_ridge.cases(table)) == {"f1": True, "f2": False}
+    assert not kernel_ridge.cases(table.assign(MLP=0.4))["f1"] and kernel_ridge.cases(table.assign(SepNN=0.4))["f1"]
+    shown = kernel_ridge.numbers(table)
     assert shown["f1: time ratio"] == 0.4 and shown["f2: time ratio"] == "not reached" and shown["f2: final MLP"] == 0.5
     errors = pd.DataFrame(
-        {"f1": [3.0, 2.0, 2.4], "f2": [3.0, 2.0, 2.6], "f3": [2.0, 2.1, 1.0]}, index=scattered.METHODS
+        {"f1": [3.0, 2.0, 2.4], "f2": [3.0, 2.0, 2.6], "f3": [2.0, 2.1, 1.0]}, index=non_grid.METHODS
     ).assign(**{f"{f} spread": 0.3 for f in ("f1", "f2", "f3")})
-    cases = scattered.cases(errors)
+    cases = non_grid.cases(errors)
     assert [name for name, case in cases.items() if case.within_spread] == [
         "f1: SepPGD within 25% of MSK",
         "f2: SepPGD within 25% of MSK",
@@ -311,5 +301,5 @@ def test_the_cases_of_fig_2a_and_table_9_follow_their_tables():
         "f2: SepPGD within 25% of MSK",
         "f3: MSK and SepPGD below SepNN",
     ]
-    assert scattered.numbers(errors)["SepNN (MSK): f3"] == 2.1
-    assert scattered.printed()["SepNN (SepPGD): f1"] == 0.015 and len(scattered.printed()) == 9
+    assert non_grid.numbers(errors)["SepNN (MSK): f3"] == 2.1
+    assert non_grid.printed()["SepNN (SepPGD): f1"] == 0.015 and len(non_grid.printed()) == 9

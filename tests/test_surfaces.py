@@ -19,8 +19,11 @@ import pytest
 import torch
 import trimesh
 
-from seplib import metrics, profiles, rendering, store, surfaces, targets, tensorops, volumes
-from seplib.claims import held
+from seplib import metrics, targets, tensorops
+from seplib.reproduce import profiles, store
+from seplib.reproduce.criteria import held
+from seplib.studies.surface import rendering, surfaces
+from seplib.targets import solids
 from seplib.training import History
 
 CPU = torch.device("cpu")
@@ -65,7 +68,7 @@ def test_the_dragons_checksum_is_that_of_its_content(tmp_path, monkeypatch):
     data = trimesh.creation.box().export(file_type="ply")
     (tmp_path / "stanford-dragon.ply.gz").write_bytes(gzip.compress(data, compresslevel=1))
     monkeypatch.setenv("SEPLIB_DATA", str(tmp_path))
-    monkeypatch.setitem(volumes._STANFORD, "stanford-dragon", (None, hashlib.sha256(data).hexdigest()))
+    monkeypatch.setitem(solids._STANFORD, "stanford-dragon", (None, hashlib.sha256(data).hexdigest()))
     assert targets.surface("stanford-dragon", (12, 16, 11)).source == "SEPLIB_DATA, checksum verified"
 
 
@@ -78,7 +81,7 @@ def test_a_stored_volume_is_found_and_a_damaged_one_made_anew(tmp_path, monkeypa
     assert torch.equal(targets.surface("stanford-dragon", (12, 16, 11)).values, whole)
     (stored,) = (tmp_path / "cache").iterdir()
     with monkeypatch.context() as patch:
-        patch.setattr(volumes, "voxelise", lambda *_, **__: pytest.fail("computed again"))
+        patch.setattr(solids, "voxelise", lambda *_, **__: pytest.fail("computed again"))
         assert torch.equal(targets.surface("stanford-dragon", (12, 16, 11)).values, whole)
     whole_file = stored.read_bytes()
     for damaged in (whole_file[:-100], whole_file[:90] + bytes([whole_file[90] ^ 1]) + whole_file[91:], b""):
@@ -160,7 +163,9 @@ def test_a_finished_run_is_read_from_the_cache_unless_something_changed(column, 
 
 SCRIPT = """
 import dataclasses, torch
-from seplib import profiles, surfaces, targets
+from seplib import targets
+from seplib.reproduce import profiles
+from seplib.studies.surface import surfaces
 torch.set_num_threads(1)
 settings = dataclasses.replace(profiles.get("smoke").surface.run, sizes=(20, 32, 18), iterations=700)
 run = surfaces.fit_surface(targets.surface("column", settings.sizes).values, "SepPGD", settings, 0, torch.device("cpu"))

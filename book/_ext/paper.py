@@ -2,13 +2,15 @@
 
 A statement labelled ``thm-2`` is called Theorem 2 wherever it stands, an equation labelled ``eq-8`` is (8). Our own get
 letters in the order of reading: Proposition C is unique in the book, (7c) is the third equation of chapter 7. "Eq. (8)" in
-a docstring becomes a link to the page that says where that is in the book. Numbers of a run are set as numbers.
+a docstring becomes a link to the page that says where that is in the book. Numbers of a run are set as numbers, its words as words.
 """
 
+import itertools
 import re
 import string
 from collections import defaultdict
 
+import bs4
 from docutils import nodes
 
 import seplib
@@ -67,20 +69,44 @@ def print_numbers(app, doctree, docname):
                 node += [nodes.Text("·10"), nodes.superscript("", exponent)]
     for node in doctree.findall(nodes.raw):
         if node["format"] == "html" and "</td>" in node.astext():
-            node.children = [nodes.Text(re.sub(r"(?<=>)[^<>]+(?=</td>)", _cell, node.astext()))]
+            node.children = [nodes.Text(_tables(node.astext()))]
+
+
+_NUMBER = re.compile(r"[+−]?(?:[\d.]+(?:·10−?\d+)?%?|∞)")
+_SIGNS = {"nan": "–", "inf": "∞", "-inf": "−∞", "<=": "≤", ">=": "≥"}
 
 
 def _typeset(text):
-    """Mantissa and exponent of a number, with signs for hyphens; anything else as it is."""
+    """Mantissa and exponent of a number, with signs for hyphens; signs for what has one, anything else as it is."""
     match = re.fullmatch(r"\s*([+-]?\d+(?:\.\d+)?)(?:e([+-]\d+))?\s*", text)
     if not match:
-        return ("–" if text.strip() == "nan" else text), ""
-    return match[1].replace("-", "−"), f"{int(match[2])}".replace("-", "−") if match[2] else ""
+        return _SIGNS.get(text.strip(), text), ""
+    exponent = int(match[2] or 0)
+    return match[1].replace("-", "−"), f"{exponent}".replace("-", "−") if exponent else ""
 
 
-def _cell(match):
-    mantissa, exponent = _typeset(match[0])
-    return f"{mantissa}·10<sup>{exponent}</sup>" if exponent else mantissa
+def _tables(html):
+    """Tables of a notebook: numbers and signs as a reader writes them, columns of words marked as such."""
+    soup = bs4.BeautifulSoup(html, "html.parser")
+    for table in soup.find_all("table"):
+        rows = [row.find_all("td") for row in table.find_all("tr")]
+        for cell in itertools.chain(*rows):
+            mantissa, exponent = _typeset(cell.get_text())
+            if exponent:
+                cell.string = f"{mantissa}·10"
+                cell.append(soup.new_tag("sup", string=exponent))
+            elif mantissa != cell.get_text():
+                cell.string = mantissa
+        # Counted from the right: on the left a row may have headers, and fewer of them where one spans several rows.
+        heads = [row.find_all("th") for row in table.select("thead tr")]
+        for place, column in enumerate(itertools.zip_longest(*(row[::-1] for row in rows if row)), 1):
+            cells = [cell for cell in column if cell]
+            texts = [text for cell in cells if (text := cell.get_text().strip().strip("–"))]
+            if texts and not any(_NUMBER.fullmatch(text) for text in texts):
+                kind = ["words", "long"] if max(map(len, texts)) > 24 else ["words"]
+                for cell in [*cells, *(head[-place] for head in heads if len(head) >= place)]:
+                    cell["class"] = [*cell.get("class", []), *kind]
+    return str(soup)
 
 
 def keep_punctuation(app, doctree):

@@ -51,10 +51,11 @@ def unprivileged() -> list[str]:
     """What to put before a command so that file permissions bind it, as they do not bind root."""
     if os.geteuid():
         return []
-    if not shutil.which("setpriv"):
+    setpriv = shutil.which("setpriv")
+    if not setpriv:
         pytest.skip("root needs setpriv to be bound by permissions")
     drop = "-dac_override,-dac_read_search"
-    return ["setpriv", f"--bounding-set={drop}", f"--inh-caps={drop}"]
+    return [setpriv, f"--bounding-set={drop}", f"--inh-caps={drop}"]
 
 
 @pytest.fixture

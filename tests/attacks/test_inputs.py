@@ -16,7 +16,8 @@ import torch
 import trimesh
 from PIL import Image
 
-from seplib import meshes, pictures, solids
+from seplib.own import pictures, solids
+from seplib.targets import meshes
 
 GREY = np.arange(48, dtype=np.uint8).reshape(6, 8)
 

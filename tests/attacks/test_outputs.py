@@ -13,7 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from seplib import files, pictures, training
+from seplib import training
+from seplib.own import pictures
+from seplib.targets import files
 
 ROOT = Path(__file__).parents[2]
 SIZES = ("--rank", 4, "--width", 6, "--iterations", 3, "--k", 2)

@@ -15,24 +15,16 @@ from pathlib import Path
 import nbformat
 import pytest
 import torch
+from checkouts import ROOT, copied, make, needs_ready_venv, notebook
 
-from seplib import CP, FactorMLP, checkpoints, fit, runner
+from seplib import CP, FactorMLP, checkpoints, fit
+from seplib.reproduce import runner
 
-ROOT = Path(__file__).parents[2]
 REPORT = """
 from seplib import claims
 report = claims.Report("good", profile=profile, device="cpu", seed=seed)
 report.record("table-6", cases={"a": True}, paper={}, measured={"seed": float(seed)})
 """
-
-
-def notebook(path: Path, *cells: str, parameters: str = "") -> None:
-    head = nbformat.v4.new_code_cell(f'profile = "smoke"\ndevice = "auto"\nseed = 0\n{parameters}'.strip())
-    head.metadata["tags"] = ["parameters"]
-    whole = nbformat.v4.new_notebook(cells=[head, *map(nbformat.v4.new_code_cell, cells)])
-    whole.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "Python 3"}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(whole, path)
 
 
 @pytest.fixture
@@ -290,27 +282,13 @@ def test_two_commands_at_once_do_not_mix_their_results(project):
 @pytest.fixture
 def checkout(tmp_path) -> Path:
     """A copy of the project with one quick notebook, in a path with spaces."""
-    folder = tmp_path / "with spaces" / "and ümlaut"
+    folder = copied(tmp_path / "with spaces" / "and ümlaut")
     notebook(folder / "notebooks" / "good.ipynb", REPORT)
-    for name in ("Makefile", "Snakefile", "seplib", "requirements.lock", "pyproject.toml"):
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
-        copy(ROOT / name, folder / name)
-    (folder / ".venv").symlink_to(Path(sys.prefix))
-    for name in ("requirements.lock", "pyproject.toml"):
-        os.utime(folder / name, (0, 0))  # older than what was set up from them
     return folder
 
 
-def make(folder: Path, *arguments: str, **variables: str) -> subprocess.Popen:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "LC_", "PYTHON"))}
-    return subprocess.Popen(
-        ["make", *arguments], cwd=folder, env={**environment, **variables}, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace",
-    )  # fmt: skip
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(not (Path(sys.prefix) / ".ready").exists(), reason="make would set up an environment of its own")
+@needs_ready_venv
 def test_two_makes_in_surroundings_that_lack_everything(checkout, tmp_path):
     """Spaces in the path, LANG=C, no home, no git, another make at the same time; then a change made under a wrong clock."""
     tools = tmp_path / "tools"
@@ -332,7 +310,7 @@ def test_two_makes_in_surroundings_that_lack_everything(checkout, tmp_path):
     path = checkout / "notebooks" / "good.ipynb"
     path.write_text(path.read_text().replace("seed = 0", "seed = 4"))
     os.utime(path, (10**9, 10**9))  # long before the results
-    os.utime(checkout / "seplib" / "claims.csv", (4 * 10**9, 4 * 10**9))  # and long after today
+    os.utime(checkout / "seplib" / "reproduce" / "claims.csv", (4 * 10**9, 4 * 10**9))  # and long after today
     run = make(checkout, "figures", **bare)
     assert run.communicate(timeout=300) and run.returncode == 0
     assert json.loads((results / "good" / "record.json").read_text())["claims"][0]["measured"]["seed"] == 4
@@ -349,7 +327,7 @@ def test_two_makes_in_surroundings_that_lack_everything(checkout, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (Path(sys.prefix) / ".ready").exists(), reason="make would set up an environment of its own")
+@needs_ready_venv
 @pytest.mark.parametrize("jobs", ["0", "x", "-1"])
 def test_jobs_are_a_whole_number(jobs, checkout):
     run = make(checkout, "figures", f"JOBS={jobs}")

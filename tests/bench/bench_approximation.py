@@ -8,7 +8,8 @@ import time
 
 from measuring import product_seconds
 
-from seplib import approximation, gallery
+from seplib import approximation
+from seplib.studies.approximation import gallery
 
 
 def main() -> int:

@@ -12,10 +12,11 @@ import time
 import psutil
 import torch
 
-from seplib import CP, MLP, SepPGD, fit, metrics, profiles, targets
-from seplib.kernel_pgd import MSK
-from seplib.profiles.images import ImageSettings
-from seplib.setups import CHOICES, image_network
+from seplib import CP, MLP, SepPGD, fit, metrics, targets
+from seplib.baselines import MSK
+from seplib.reproduce import profiles
+from seplib.studies.images.settings import ImageSettings
+from seplib.studies.images.setups import CHOICES, image_network
 from seplib.training import State
 
 try:

@@ -10,8 +10,9 @@ import sys
 import torch
 from measuring import Row, best, judge, peak_tensor_memory, product_seconds
 
-from seplib import CP, FactorMLP, SepPGD, fit, ntk, profiles, tensorops
+from seplib import CP, FactorMLP, SepPGD, fit, ntk, tensorops
 from seplib.preconditioning import kronecker_sum
+from seplib.reproduce import profiles
 
 SETTINGS = profiles.get("paper").image_representation
 N, R, W, L = SETTINGS.size, SETTINGS.rank, SETTINGS.width, SETTINGS.depth

@@ -16,7 +16,7 @@ import torch
 from measuring import product_seconds
 
 from seplib import CP, FactorMLP, ntk
-from seplib.ntk_runs import by_jacobian
+from seplib.studies.ntk.exactness import by_jacobian
 
 KERNELS = {"empirical": ntk.empirical, "Jacobian": by_jacobian}
 OPERATORS = {"exact": ntk.grid, "pseudo": ntk.pseudo_grid}

@@ -12,7 +12,7 @@ import torch
 from measuring import judge, product_seconds
 
 from seplib import CP, MLP, FactorMLP, SepPGD, pde
-from seplib.pinn import LOSSES, PhysicsLoss
+from seplib.pde.loss import LOSSES, PhysicsLoss
 from seplib.training import descend
 
 R, W, L = 64, 64, 4

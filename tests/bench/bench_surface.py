@@ -13,8 +13,11 @@ import torch
 import trimesh
 from measuring import best, judge, peak_tensor_memory
 
-from seplib import profiles, runs, surfaces, targets
-from seplib.meshes import Mesh, place, voxelise
+from seplib import targets
+from seplib.reproduce import profiles
+from seplib.studies.images import fitting
+from seplib.studies.surface import surfaces
+from seplib.targets.meshes import Mesh, place, voxelise
 
 RUN = profiles.get("paper").surface.run
 
@@ -36,7 +39,7 @@ def voxeliser():
 
 def steps():
     values = targets.surface("column", RUN.sizes).values
-    pace = runs.step_seconds(values, RUN, 0, torch.device("cpu"), rounds=1, train=surfaces._paced)
+    pace = fitting.step_seconds(values, RUN, 0, torch.device("cpu"), rounds=1, train=surfaces._paced)
     what = ", ".join(f"{method} {seconds:.3f} s" for method, seconds in pace.items())
     return f"training step at {RUN.sizes}, SepPGD / SepNN; {what}", pace["SepPGD"] / pace["SepNN"]
 

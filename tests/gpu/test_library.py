@@ -16,22 +16,20 @@ from seplib import (
     FactorMLP,
     FourierFeatures,
     Tucker,
-    complexity,
-    denoising,
     dynamics,
-    equivalence,
-    expansions,
     fit,
     limits,
     metrics,
     ntk,
-    ntk_runs,
-    pictures,
     preconditioning,
     ridge,
 )
-from seplib.approximation import approximate
-from seplib.interpolation import expand
+from seplib.approximation import approximate, expansions
+from seplib.approximation.interpolation import expand
+from seplib.own import pictures
+from seplib.studies.images.beyond import denoising
+from seplib.studies.ntk import exactness
+from seplib.studies.seppgd import complexity, equivalence
 
 GENERATOR = dict(width=6, depth=3, omega=3.0)
 
@@ -66,7 +64,7 @@ VERBS = {
     "TT": lambda d: TT(cp(d).factors, (4,)).grid(axes(d, 5, 4)),
     "kernel": lambda d: ntk.empirical(cp(d), draw(d, 7, 2), draw(d, 5, 2)),
     "kernel of an MLP": lambda d: ntk.empirical(mlp(d), draw(d, 7, 2)),
-    "kernel by Jacobians": lambda d: ntk_runs.by_jacobian(cp(d), draw(d, 7, 2)),
+    "kernel by Jacobians": lambda d: exactness.by_jacobian(cp(d), draw(d, 7, 2)),
     "kernel on a grid": lambda d: (ntk.grid(cp(d), axes(d, 5, 6)).dense(), ntk.grid(cp(d), axes(d, 5, 6)).eigsh(3)),
     "blocks": lambda d: ntk.blocks(cp(d).factors[0], draw(d, 5)),
     "limit kernel": lambda d: [limits.deterministic(name, draw(d, 5, 2)) for name in ("relu", "erf", "sine", "gelu")],

@@ -15,7 +15,7 @@ import pretend_gpu
 import pytest
 import torch
 
-from seplib import profiles, runner
+from seplib.reproduce import profiles, runner
 
 ROOT = Path(__file__).parents[2]
 # What makes a notebook long, and what is enough here: two renewals of a preconditioner and some updates behind each.

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import seplib
-from seplib import CP, FactorMLP, metrics, profiles
+from seplib import CP, FactorMLP, metrics
+from seplib.reproduce import profiles
 
 LIBRARY = Path(seplib.__file__).parent
 

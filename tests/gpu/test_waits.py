@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from seplib import CP, MLP, TT, FactorMLP, SepPGD, Tucker, fit, training
-from seplib.kernel_pgd import MSK
-from seplib.pde_runs import EQUATIONS
-from seplib.pinn import LOSSES, PhysicsLoss
+from seplib.baselines import MSK
+from seplib.pde.loss import LOSSES, PhysicsLoss
 from seplib.ridge import Linearised
+from seplib.studies.pde.fitting import EQUATIONS
 from seplib.training import descend
 
 SIZES = {2: (7, 6), 3: (5, 4, 6)}

@@ -1,0 +1,1 @@
+"""The command for pictures, arrays and meshes of one's own."""

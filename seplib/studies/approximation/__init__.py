@@ -1,0 +1,1 @@
+"""Chapters on approximation (Theorem 1, Secs. 3 and A.3)."""

@@ -1,0 +1,1 @@
+"""Chapters on the tangent kernel (Lemmas 1 and 3, Theorems 2 and 3, Corollary 1)."""

@@ -1,0 +1,1 @@
+"""The chapter on equations (Figs. 4, 13 and 14)."""
