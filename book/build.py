@@ -5,7 +5,6 @@ every warning an error; the result replaces ``_build/html`` in one move, so a fa
 executed notebook comes from ``results/paper``, else from ``results/smoke`` under a banner, else the build stops.
 """
 
-import argparse
 import json
 import os
 import re
@@ -13,7 +12,9 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+import typer
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
@@ -240,11 +241,8 @@ def replace(new: Path, old: Path) -> None:
     shutil.rmtree(retired, ignore_errors=True)
 
 
-def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
+def main(builder: str = "html", root: Path = ROOT) -> int:
     """Build the book and print where it is; the exit status is 1, after one line that says why, if it cannot be built."""
-    parser = argparse.ArgumentParser(description="Build the book into _build/html.")
-    parser.add_argument("--builder", choices=("html", "linkcheck"), default="html", help="linkcheck asks other hosts")
-    builder = parser.parse_args(arguments).builder
     build = root / "_build"
     build.mkdir(exist_ok=True)
     try:
@@ -259,5 +257,12 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
     return 0
 
 
+def command(
+    builder: Annotated[Literal["html", "linkcheck"], typer.Option(help="linkcheck asks other hosts")] = "html",
+) -> None:
+    """Build the book into _build/html."""
+    raise typer.Exit(main(builder))
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    typer.run(command)

@@ -47,7 +47,12 @@ __all__ = [
 def __getattr__(name: str) -> ModuleType:
     """Load a module when it is first asked for: some bring SciPy, pandas or scikit-image along, the networks need torch and NumPy alone."""
     if name in __all__:
-        return importlib.import_module(f"{__name__}.reproduce.claims" if name == "claims" else f"{__name__}.{name}")
+        place = "reproduce.claims" if name == "claims" else name
+        try:
+            return importlib.import_module(f"{__name__}.{place}")
+        except ModuleNotFoundError as error:
+            extras = "pip install 'seplib[data,reproduce]'"
+            raise ModuleNotFoundError(f"seplib.{name} needs {error.name}: {extras}", name=error.name) from error
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -4,12 +4,15 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import typer
+try:
+    import typer
 
-from seplib.own import pictures, solids
-from seplib.reproduce import profiles, runner
-from seplib.targets import meshes
-from seplib.targets.files import check_output
+    from seplib.own import pictures, solids
+    from seplib.reproduce import profiles, runner
+    from seplib.targets import meshes
+    from seplib.targets.files import check_output
+except ModuleNotFoundError as error:
+    sys.exit(f"seplib: error: the command needs {error.name}: pip install 'seplib[data,reproduce]'")
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 

@@ -202,7 +202,7 @@ def break_fragment(root):
 def test_what_cannot_be_shown_is_refused_in_one_line(damage, message, tmp_path, capsys):
     root = sample_book.make(tmp_path, paper=False)
     damage(root)
-    assert build.main([], root) == 1
+    assert build.main(root=root) == 1
     said = capsys.readouterr().err
     assert re.fullmatch(rf"book: {message}.*\n", said), said
 
@@ -217,7 +217,7 @@ def test_a_failed_build_leaves_the_last_good_book(tmp_path, monkeypatch, capsys)
         raise build.Refused("no")
 
     monkeypatch.setattr(build, "render", fail)
-    assert build.main([], root) == 1
+    assert build.main(root=root) == 1
     assert good.read_text() == "good"
 
 
@@ -356,7 +356,7 @@ def check_assets(book: Path) -> None:
 def sample(tmp_path_factory) -> Path:
     """The sample book, rendered."""
     root = sample_book.make(tmp_path_factory.mktemp("book"), paper=True)
-    assert build.main([], root) == 0
+    assert build.main(root=root) == 0
     return root / "_build" / "html"
 
 
@@ -496,7 +496,7 @@ def test_a_warning_fails_the_build_and_is_shown(tmp_path, capsys):
     root = sample_book.make(tmp_path, paper=False)
     with (root / "book" / "index.md").open("a") as chapter:
         chapter.write("\nSee {prf:ref}`thm-99`.\n")
-    assert build.main([], root) == 1
+    assert build.main(root=root) == 1
     said = capsys.readouterr().err
     assert "Jupyter Book failed" in said and "index.md" in said and "thm-99" in said
     assert not (root / "_build" / "html").exists()

@@ -1,7 +1,9 @@
 """What loading the library costs: torch, and little beside it."""
 
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -50,6 +52,73 @@ model = CP([FactorMLP(4, width=8, depth=2) for _ in axes])
 fit(model, axes, torch.ones(8, 8), preconditioner=SepPGD(model, axes, k=2), iterations=2)
 """
     assert not loaded(train) & set(HEAVY)
+
+
+def test_nothing_but_torch_numpy_and_jaxtyping_is_loaded():
+    """Counted by what a fresh interpreter reads for the library beyond what it reads for these."""
+    base, ours = (loaded(f"import {names}") for names in ("torch, numpy, jaxtyping, tqdm", "seplib"))
+    assert {name.partition(".")[0] for name in ours - base} - sys.stdlib_module_names == {"seplib"}
+
+
+# What no extra brings is not there: only the five packages that `pip install seplib` asks for, and what they ask for.
+BARE = """
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in MISSING:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Missing())
+"""
+BASE = """
+import tempfile, torch, seplib
+from seplib import CP, FactorMLP, MSK, SepPGD, approximation, dynamics, fit, limits, metrics, ntk, pde, preconditioning, ridge
+axes = [torch.linspace(-1, 1, 9)] * 2
+model = CP([FactorMLP(4, width=8, depth=2) for _ in axes])
+with tempfile.TemporaryDirectory() as folder:
+    fit(model, axes, torch.ones(9, 9), preconditioner=MSK(model, axes, k=2), iterations=2, checkpoint=folder + "/run")
+    seplib.save(model, folder + "/model")
+    seplib.load(folder + "/model")
+pde.diffusion_reference([0.0, 0.1], [0.0], [0.0])
+approximation.approximate(lambda x, y: x * y, [(-1, 1)] * 2, 0.1)
+try:
+    seplib.targets.image("astronaut", 8)
+except ModuleNotFoundError as error:
+    print(error)
+"""
+
+
+def missing() -> set[str]:
+    """Import names of the packages that the extras bring."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    names = {entry.partition("<")[0].replace("-", "_") for name in ("data", "reproduce") for entry in extras[name]}
+    return names - {"pillow", "scikit_image", "ipython"} | {"PIL", "skimage", "IPython"}
+
+
+def test_the_library_needs_no_extra():
+    code = BARE.replace("MISSING", repr(missing())) + BASE
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    line = r"seplib\.targets needs \w+: pip install 'seplib\[data,reproduce\]'\n"
+    assert done.returncode == 0 and re.fullmatch(line, done.stdout), done.stdout + done.stderr
+
+
+def test_the_command_says_which_extra_it_needs():
+    code = BARE.replace("MISSING", repr(missing())) + "import runpy; runpy.run_module('seplib', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    line = r"seplib: error: the command needs \w+: pip install 'seplib\[data,reproduce\]'\n"
+    assert done.returncode == 1 and re.fullmatch(line, done.stderr), done.stderr
+
+
+def test_five_packages_are_needed_and_the_rest_are_extras():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["dependencies"] == ["jaxtyping", "numpy", "scipy", "torch", "tqdm"]
+    assert set(project["optional-dependencies"]) == {"data", "reproduce", "book", "test"}
+
+
+def test_one_library_reads_command_lines():
+    """Typer, in the library and in what builds the book."""
+    sources = [*(ROOT / "seplib").rglob("*.py"), *(ROOT / "book").rglob("*.py")]
+    readers = re.compile(r"^\s*(?:import|from) (argparse|click|typer|getopt|optparse|docopt|fire)\b", re.M)
+    assert {name for path in sources for name in readers.findall(path.read_text())} == {"typer"}
 
 
 @pytest.mark.parametrize(
