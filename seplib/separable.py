@@ -217,7 +217,7 @@ class MLP(EnsembleMLP):
         super().__init__(dims, 1, **network)
 
     def points(self, X: Data) -> Float[Tensor, "E N"]:
-        """Values at scattered points: ``(N, D)`` to ``(E, N)`` (Sec. A.12). Cost: ``2 E N P``. Errors: as for :meth:`CP.points`."""
+        """Values at scattered points: ``(N, D)`` to ``(E, N)`` (Sec. A.12). Cost: ``2 E N P``. Errors: as for :meth:`Separable.points`."""
         return self.apply_layers(check_points(X, self.weights[0].shape[-1], self))[..., 0]
 
     def grid(self, axes: Sequence[Data] | Data) -> Tensor:
