@@ -123,10 +123,7 @@ def _links(root: Path, place: dict[str, Any], known: dict[str, Label]) -> str:
     if place["cell"]:
         links.append(reference(place["cell"], known))
     if place["function"]:
-        module, *path = place["function"].split(".")[1:]
-        links.append(
-            f"{{py:obj}}`{'.'.join(path if path and module.islower() else [module, *path])} <{place['function']}>`"
-        )
+        links.append(f"{{py:obj}}`{place['function'].rpartition('.')[2]} <{place['function']}>`")
     if place["test"]:
         path, _, test = place["test"].partition("::")
         links.append(f'[test]({repository(root)}/{path} "{test}")')
@@ -343,24 +340,29 @@ _ORDER = [
     "targets",
 ]
 # What is no library: the paper's experiments, what makes results of them, the command.
-_ROOMS = ("studies", "reproduce", "own")
+_ROOMS = ["studies", "reproduce", "own"]
 
 
-def modules() -> list[str]:
-    """Public modules of the library, in the paper's order, a package's own ones after it."""
+def modules(rooms: bool = False) -> list[str]:
+    """Public modules of the library, in the paper's order, a package's own ones after it; or those of the other rooms."""
     found = [module.name.removeprefix("seplib.") for module in pkgutil.walk_packages(seplib.__path__, "seplib.")]
-    names = [name for name in found if not name.startswith("_") and name.partition(".")[0] not in _ROOMS]
-    return sorted(names, key=lambda name: (_ORDER.index(name.partition(".")[0]), name))
+    order = _ROOMS if rooms else _ORDER
+    names = [name for name in found if name.partition(".")[0] in order]
+    return sorted(names, key=lambda name: (order.index(name.partition(".")[0]), name))
 
 
 def api(root: Path, staged: Path) -> str:
-    """One section of autodoc for each public module."""
-    sections = []
-    for name in modules():
-        sections.append(
-            f"(api-{name})=\n## seplib.{name}\n\n```{{eval-rst}}\n.. automodule:: seplib.{name}\n   :members:\n```\n"
-        )
-    return "\n".join(sections)
+    """One section of autodoc for each public module of the library."""
+    return "\n".join(map(_section, modules()))
+
+
+def rooms(root: Path, staged: Path) -> str:
+    """The same for the modules behind the chapters."""
+    return "\n".join(map(_section, modules(rooms=True)))
+
+
+def _section(name: str) -> str:
+    return f"(api-{name})=\n## seplib.{name}\n\n```{{eval-rst}}\n.. automodule:: seplib.{name}\n   :members:\n```\n"
 
 
 def anchors(root: Path, staged: Path) -> str:
@@ -398,5 +400,6 @@ FRAGMENTS = {
     "overview": overview,
     "schematic": schematic,
     "api": api,
+    "rooms": rooms,
     "anchors": anchors,
 }

@@ -132,7 +132,7 @@ def write_results(root: Path, profile: str, number: str) -> None:
 
 def make(root: Path, *, paper: bool, smoke: bool = True) -> Path:
     """A book with the real generated pages and style, one chapter and one notebook."""
-    pages = ["scorecard", "status", "howto-rerun", "api", "anchors", "references"]
+    pages = ["scorecard", "status", "howto-rerun", "api", "anchors", "rooms", "references"]
     (root / "book").mkdir(parents=True)
     for folder in ("_ext", "static", "vendor"):
         shutil.copytree(ROOT / "book" / folder, root / "book" / folder, ignore=shutil.ignore_patterns("__pycache__"))

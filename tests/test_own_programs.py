@@ -632,7 +632,7 @@ def test_other_dtypes_and_devices_are_refused_in_one_line(make_cp):
 @pytest.mark.parametrize("kind", ["CP", "MLP"])
 def test_an_optimizer_over_the_network_s_parameters_trains_an_equation(kind, generator):
     """Adam over the network's own parameters and over the flat tensor that they are views of: the same numbers."""
-    from seplib.pinn import LOSSES, PhysicsLoss
+    from seplib.pde import LOSSES, PhysicsLoss
 
     shape = dict(width=6, depth=3, omega=2.0, generator=generator)
     start = CP([FactorMLP(4, **shape) for _ in range(3)]) if kind == "CP" else MLP(3, **shape)
@@ -660,7 +660,7 @@ def test_an_optimizer_over_the_network_s_parameters_trains_an_equation(kind, gen
 
 @pytest.mark.parametrize("move", ["to", "another loss"])
 def test_a_loss_whose_network_has_moved_away_says_so(move, generator):
-    from seplib.pinn import LOSSES, PhysicsLoss
+    from seplib.pde import LOSSES, PhysicsLoss
 
     model = CP([FactorMLP(4, width=6, depth=3, omega=2.0, generator=generator) for _ in range(3)])
     axes = pde.HELMHOLTZ.axes(5)

@@ -11,7 +11,7 @@ import psutil
 import pytest
 from checkouts import ROOT, copied, ended, make, needs_ready_venv, processes
 
-from seplib import comparing, runner
+from seplib.reproduce import comparing, runner
 
 NOTEBOOKS = ("ntk_exact", "image_settings")
 # One machine repeats every bit; only what a clock says is free.
