@@ -1,7 +1,8 @@
 """Limit kernels of wide CP networks: deterministic (Theorem 2) and random (Corollary 1).
 
 The network is that of Theorem 2, two-layer factors in the "ntk" parametrization. Nothing here is random or finite-width
-except the draws of :func:`sample_random`.
+except the draws of :func:`sample_random`. Everywhere ``activation`` is one of :data:`seplib.activations.NAMES`, ``omega`` the
+frequency of "sine" and "cos", which are ``sin(omega z)`` and ``cos(omega z)``, and ``X`` stands for ``(N, D)`` points.
 """
 
 import math
@@ -23,15 +24,8 @@ _NATS = 46.0
 def c(activation: str, x: Tensor, y: Tensor, omega: float = 1.0) -> Float[Tensor, "n m"]:
     """Covariance of a factor's outputs in the limit, ``c(x, y) = E[sigma(w x + b) sigma(w y + b)]``, Theorem 2.
 
-    Args:
-        activation: one of :data:`seplib.activations.NAMES`.
-        x: ``(n,)`` coordinates.
-        y: ``(m,)`` coordinates.
-        omega: frequency of "sine" and "cos", which are ``sin(omega z)`` and ``cos(omega z)``.
-
-    Returns:
-        ``(n, m)``. Closed forms, exact up to rounding; for tanh, which has none, a trapezoidal rule in (w, b) with
-        about ``(97 max(1, |x|, |y|)) 97`` nodes and an error below 1e-14 in float64.
+    ``(n,)`` and ``(m,)`` coordinates give ``(n, m)``. Closed forms, exact up to rounding; for tanh, which has none, a trapezoidal
+    rule in (w, b) with about ``(97 max(1, |x|, |y|)) 97`` nodes and an error below 1e-14 in float64.
 
     Raises:
         ValueError: an unknown activation, or coordinates that are not one-dimensional.
@@ -58,16 +52,8 @@ def k(activation: str, x: Tensor, y: Tensor, omega: float = 1.0) -> Float[Tensor
 def deterministic(activation: str, X: Tensor, X2: Tensor | None = None, *, omega: float = 1.0) -> Float[Tensor, "N N2"]:
     """Limit kernel of a CP network as width and rank grow, ``sum_d k(x_d, x'_d) prod_{d' != d} c(x_d', x'_d')``, Theorem 2.
 
-    It is also the exact mean of the NTK over the initialization, at any finite width and rank.
-
-    Args:
-        activation: one of :data:`seplib.activations.NAMES`.
-        X: ``(N, D)`` points.
-        X2: ``(N2, D)`` points; X itself if None.
-        omega: frequency of "sine" and "cos".
-
-    Returns:
-        ``(N, N2)``. Cost: D times that of :func:`c` and :func:`k`, and ``O(D^2 N N2)``.
+    It is also the exact mean of the NTK over the initialization, at any finite width and rank. X2 is X itself if None. Cost: D
+    times that of :func:`c` and :func:`k`, and ``O(D^2 N N2)``.
 
     Raises:
         ValueError: an unknown activation, or points that are not ``(N, D)`` with one D.
@@ -81,11 +67,6 @@ def deterministic(activation: str, X: Tensor, X2: Tensor | None = None, *, omega
 
 def grid(activation: str, axes: list[Tensor], *, omega: float = 1.0) -> KroneckerOperator:
     """Limit kernel of Theorem 2 on a grid as a linear operator: D Kronecker products of ``n_d x n_d`` matrices.
-
-    Args:
-        activation: one of :data:`seplib.activations.NAMES`.
-        axes: D tensors ``(n_d,)``.
-        omega: frequency of "sine" and "cos".
 
     Raises:
         ValueError: an unknown activation, or axes that are not one-dimensional.
@@ -102,30 +83,15 @@ def grid(activation: str, axes: list[Tensor], *, omega: float = 1.0) -> Kronecke
 
 
 def sample_random(
-    activation: str,
-    X: Tensor,
-    rank: int,
-    samples: int,
-    generator: torch.Generator | None = None,
-    *,
-    omega: float = 1.0,
+    activation: str, X: Tensor, rank: int, samples: int, generator: torch.Generator | None = None, *, omega: float = 1.0
 ) -> Float[Tensor, "samples N N"]:
     """Draws of the random limit kernel of fixed rank and infinite width, ``sum_d k(x_d, x'_d) V_d(x, x')``, Corollary 1.
 
     ``V_d(x, x')`` is the mean over r of ``prod_{d' != d} g_d'r(x_d') g_d'r(x'_d')`` with independent Gaussian processes
     ``g_d'r`` of covariance c; one draw of the processes serves all d, since the V_d share them.
 
-    Args:
-        activation: one of :data:`seplib.activations.NAMES`.
-        X: ``(N, D)`` points.
-        rank: R.
-        samples: number of draws.
-        generator: source of the draws, which are made on its device: a seed means the same draws wherever X is; torch's
-            default generator if None.
-        omega: frequency of "sine" and "cos".
-
-    Returns:
-        ``(samples, N, N)``. Cost: ``4 D samples R N^2`` operations, ``O(samples (D R N + N^2))`` numbers of memory.
+    The draws are made on the generator's device: a seed means the same draws wherever X is. Cost: ``4 D samples R N^2``
+    operations, ``O(samples (D R N + N^2))`` numbers of memory.
 
     Raises:
         ValueError: an unknown activation, points that are not ``(N, D)``, rank or samples below 1.
@@ -161,16 +127,7 @@ def random_moments(
         Var V_d      = (prod_{d' != d} m_d' - prod_{d' != d} c_d'^2) / R
         Cov(V_d,V_e) = c_d c_e (prod_{d' != d,e} m_d' - prod_{d' != d,e} c_d'^2) / R,
 
-    and the variance of ``sum_d k_d V_d`` follows. The covariances vanish for D = 2.
-
-    Args:
-        activation: one of :data:`seplib.activations.NAMES`.
-        X: ``(N, D)`` points.
-        rank: R.
-        omega: frequency of "sine" and "cos".
-
-    Returns:
-        Mean and variance, each ``(N, N)``. Cost: that of :func:`c` and ``O(D^3 N^2)``.
+    and the variance of ``sum_d k_d V_d`` follows. The covariances vanish for D = 2. Cost: that of :func:`c` and ``O(D^3 N^2)``.
 
     Raises:
         ValueError: an unknown activation, points that are not ``(N, D)``, rank below 1.

@@ -36,16 +36,10 @@ class SymmetricOperator(ABC):
 
     @abstractmethod
     def dense(self) -> Float[Tensor, "E N N"]:
-        """The matrices themselves, rows and columns in the order of :func:`seplib.tensorops.vec` (Eq. (9))."""
+        """The matrices themselves, rows and columns in the order of :mod:`seplib.tensorops` (Eq. (9))."""
 
     def matvec(self, v: Tensor) -> Tensor:
-        """Product ``K v``, each ensemble member with its own vector (Lemma 3).
-
-        Args:
-            v: ``(E, N)`` or ``(E, n_1, ..., n_D)``; for a single member also ``(N,)``.
-
-        Returns:
-            A tensor of the shape of v.
+        """Product ``K v`` in the shape of v: ``(E, N)``, ``(E, n_1, ..., n_D)``, or for a single member ``(N,)`` (Lemma 3).
 
         Raises:
             ValueError: v has another number of entries than E N.

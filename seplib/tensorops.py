@@ -42,24 +42,8 @@ def product(left: Tensor, right: Tensor) -> Float[Tensor, "E n m"]:
     return left @ right
 
 
-def vec(tensor: Tensor) -> Float[Tensor, "E N"]:
-    """Stack the entries of each ensemble member, last mode fastest: the ``vec(R^T)`` of Lemma 2.
-
-    Args:
-        tensor: ``(E, n_1, ..., n_D)``.
-
-    >>> vec(torch.tensor([[[1., 2.], [3., 4.]]]))
-    tensor([[1., 2., 3., 4.]])
-    """
-    return tensor.reshape(tensor.shape[0], -1)
-
-
 def unfold(tensor: Tensor, mode: int) -> Float[Tensor, "E rest n"]:
-    """Unfold along one mode, ``unfold_d`` of Definition 1: the mode's fibres become rows.
-
-    Args:
-        tensor: ``(E, n_1, ..., n_D)``.
-        mode: 0 to D - 1.
+    """Unfold ``(E, n_1, ..., n_D)`` along one mode, ``unfold_d`` of Definition 1: the mode's fibres become rows.
 
     Raises:
         ValueError: the tensor has no such mode.
@@ -74,39 +58,10 @@ def unfold(tensor: Tensor, mode: int) -> Float[Tensor, "E rest n"]:
     return moved.reshape(tensor.shape[0], -1, moved.shape[-1])
 
 
-def fold(matrix: Float[Tensor, "E rest n"], mode: int, shape: Sequence[int]) -> Tensor:
-    """Undo :func:`unfold`, ``fold_d`` of Sec. 1.
-
-    Args:
-        matrix: ``(E, N / n_d, n_d)``.
-        mode: the unfolded mode, 0 to D - 1.
-        shape: the sizes ``(n_1, ..., n_D)`` of the result, ensemble axis left out.
-
-    Raises:
-        ValueError: the sizes do not belong together.
-
-    >>> T = torch.arange(24.).reshape(1, 2, 3, 4)
-    >>> torch.equal(fold(unfold(T, 1), 1, (2, 3, 4)), T)
-    True
-    """
-    rest = [n for d, n in enumerate(shape) if d != mode]
-    if not 0 <= mode < len(shape) or matrix.shape[1:] != (math.prod(rest), shape[mode]):
-        raise ValueError(
-            f"cannot fold a matrix of shape {tuple(matrix.shape[1:])} along mode {mode} into {tuple(shape)}"
-        )
-    return matrix.reshape(matrix.shape[0], *rest, shape[mode]).movedim(-1, mode + 1)
-
-
 def mode_product(tensor: Tensor, matrix: Tensor, mode: int) -> Tensor:
-    """Mode product ``T x_d A``: apply ``A`` to every fibre of one mode (Definition 1).
+    """Mode product ``T x_d A``: apply ``A``, ``(E, m, n_d)`` or ``(m, n_d)``, to every fibre of one mode (Definition 1).
 
-    Args:
-        tensor: ``(E, n_1, ..., n_D)``.
-        matrix: ``(E, m, n_d)`` or ``(m, n_d)``.
-        mode: 0 to D - 1.
-
-    Returns:
-        The tensor with ``n_d`` replaced by ``m``. Cost: ``2 m N`` for ``N`` entries.
+    Cost: ``2 m N`` for ``N`` entries.
 
     Raises:
         ValueError: the tensor has no such mode, or its size is not the matrix's number of columns.
@@ -127,13 +82,9 @@ def mode_product(tensor: Tensor, matrix: Tensor, mode: int) -> Tensor:
 
 
 def khatri_rao(factors: Sequence[Tensor]) -> Float[Tensor, "E N R"]:
-    """Column-wise Kronecker product of factor matrices, the left operand of Eq. (8), transposed.
+    """Column-wise Kronecker product of factor matrices ``(E, n_d, R)``, the left operand of Eq. (8), transposed.
 
-    Args:
-        factors: D tensors ``(E, n_d, R)``.
-
-    Returns:
-        ``(E, n_1 ... n_D, R)``, the last factor's index running fastest.
+    The last factor's index runs fastest.
 
     >>> a, b = torch.tensor([[[1.], [2.]]]), torch.tensor([[[3.], [5.]]])
     >>> khatri_rao([a, b]).flatten()
@@ -148,14 +99,9 @@ def khatri_rao(factors: Sequence[Tensor]) -> Float[Tensor, "E N R"]:
 def cp_product(factors: Sequence[Tensor]) -> Tensor:
     """Tensor of a CP decomposition, the sum over r of the outer products of the factors' columns, Eq. (2).
 
-    Streamed over slabs of the first mode: beside the result nothing larger than ``SLAB`` elements (or one slab of
-    ``n_2 R`` entries, if that is more) is formed.
-
-    Args:
-        factors: D >= 2 tensors ``(E, n_d, R)``.
-
-    Returns:
-        ``(E, n_1, ..., n_D)``. Cost: ``2 R N`` for ``N`` entries and one ensemble member.
+    D >= 2 factors ``(E, n_d, R)`` make ``(E, n_1, ..., n_D)``. Streamed over slabs of the first mode: beside the result
+    nothing larger than ``SLAB`` elements (or one slab of ``n_2 R`` entries, if that is more) is formed. Cost: ``2 R N`` for
+    ``N`` entries and one ensemble member.
 
     >>> cp_product([torch.ones(1, 2, 4), torch.ones(1, 3, 4)])
     tensor([[[4., 4., 4.],
@@ -179,15 +125,8 @@ def mttkrp(tensor: Tensor, factors: Sequence[Tensor]) -> list[Float[Tensor, "E n
     """Matricised tensor times Khatri-Rao product, all D modes in one pass over the data: Eq. (8)'s matrix product.
 
     Entry ``d`` is ``unfold(T, d)^T khatri_rao(factors without d)``. The data are read once, in slabs of the first mode;
-    the Khatri-Rao product, of size ``N R / n_d``, is never formed.
-
-    Args:
-        tensor: ``(E, n_1, ..., n_D)``, D >= 2.
-        factors: D tensors ``(E, n_d, R)``.
-
-    Returns:
-        D tensors ``(E, n_d, R)``. Cost: ``4 R N`` for ``N`` entries, two matrix products for any D, since the partial
-        product over the modes behind the first two is shared by both.
+    the Khatri-Rao product, of size ``N R / n_d``, is never formed. Cost: ``4 R N`` for ``N`` entries, two matrix products for
+    any D >= 2, since the partial product over the modes behind the first two is shared by both.
 
     Raises:
         ValueError: tensor and factors do not fit together.

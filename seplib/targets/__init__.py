@@ -1,24 +1,23 @@
-"""What the networks are fitted to: functions, images, solids and meshes (Sec. A.12)."""
+"""What the networks are fitted to: functions, images, solids and meshes (Sec. A.12). Each is loaded when it is first asked for."""
 
-from seplib.targets.functions import f1, f2, f3
-from seplib.targets.images import IMAGES, ImageTarget, channel, image, noisy, read_image, truncate
-from seplib.targets.meshes import read_mesh, voxelise
-from seplib.targets.solids import SURFACES, VolumeTarget, surface
+import importlib
+from typing import Any
 
-__all__ = [
-    "IMAGES",
-    "SURFACES",
-    "ImageTarget",
-    "VolumeTarget",
-    "channel",
-    "f1",
-    "f2",
-    "f3",
-    "image",
-    "noisy",
-    "read_image",
-    "read_mesh",
-    "surface",
-    "truncate",
-    "voxelise",
-]
+_PLACES = {
+    "functions": ("f1", "f2", "f3"),
+    "images": ("IMAGES", "ImageTarget", "channel", "image", "noisy", "read_image", "truncate"),
+    "meshes": ("read_mesh", "voxelise"),
+    "solids": ("SURFACES", "VolumeTarget", "surface"),
+}
+__all__ = sorted(name for names in _PLACES.values() for name in names)
+
+
+def __getattr__(name: str) -> Any:
+    for place, names in _PLACES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"{__name__}.{place}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
