@@ -27,12 +27,10 @@ class Activation:
 
     Attributes:
         name: its name in :data:`NAMES`.
-        value: z -> sigma(z), element by element.
-        slope: z -> sigma'(z); at a kink the value that torch's own backward uses.
-        curvature: z -> sigma''(z), almost everywhere.
-        third: z -> sigma'''(z), almost everywhere: what the backward pass through a second derivative needs.
-        covariance: ``E[sigma(u) sigma(v)]`` in closed form; None where there is none and a quadrature takes its place.
-        slope_covariance: ``E[sigma'(u) sigma'(v)]``, likewise.
+        value, slope, curvature, third: z -> sigma(z) and its derivatives, element by element; at a kink what torch's own backward
+            uses. A backward pass through a second derivative needs the third.
+        covariance, slope_covariance: ``E[sigma(u) sigma(v)]`` and ``E[sigma'(u) sigma'(v)]`` in closed form; None where there
+            is none and a quadrature takes its place.
         lipschitz: smallest Lipschitz constants of sigma and of sigma'; infinite where there is none, as at a kink.
         strip: distance of the real axis to the nearest singularity of sigma in the complex plane.
         together: z -> all four of value, slope, curvature and third, where that is cheaper than one by one.
@@ -204,15 +202,10 @@ NAMES = tuple(_BUILDERS)
 
 
 def get(name: str | Activation, omega: float = 1.0) -> Activation:
-    """Look up an activation by name (Theorem 2, Table 5).
+    """Activation by name, one of :data:`NAMES`, or one's own, which is handed back as it is (Theorem 2, Table 5).
 
-    Args:
-        name: one of :data:`NAMES`, or an activation of one's own, which is handed back as it is. ``"leaky_relu"`` has
-            slope 0.01 on the left, torch's default.
-        omega: frequency of ``"sine"`` and ``"cos"``; the others have none.
-
-    Raises:
-        ValueError: no such activation.
+    Omega is the frequency of ``"sine"`` and ``"cos"``; ``"leaky_relu"`` has slope 0.01 on the left, torch's default. ValueError: no
+    such activation.
 
     >>> get("sine", omega=30.0).slope(torch.zeros(1))
     tensor([30.])

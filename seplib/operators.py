@@ -15,10 +15,6 @@ from seplib import tensorops
 class SymmetricOperator(ABC):
     """E symmetric ``N x N`` matrices on a grid of ``N = n_1 ... n_D`` points, known by their products (Lemma 3).
 
-    Args:
-        ensemble: E.
-        sizes: ``(n_1, ..., n_D)``.
-
     Subclasses set ``dtype`` and ``device`` and define ``product`` and ``dense``.
     """
 

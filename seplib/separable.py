@@ -22,6 +22,10 @@ class Separable(Network):
 
     A factor is a :class:`seplib.FactorMLP`, or any module with ``rank`` and ``ensemble`` that maps ``(n,)`` to ``(E, n, R)``.
     Inputs are tensors of the parameters' dtype and device, or NumPy arrays.
+
+    Raises:
+        TypeError: a factor without rank or ensemble.
+        ValueError: fewer than two factors, unequal ensembles, dtypes or devices, ranks that do not fit, an unknown scale.
     """
 
     def __init__(self, factors: Sequence[nn.Module], outputs: Sequence[int] | None, wanted: str):
@@ -37,12 +41,7 @@ class Separable(Network):
         kinds = [f"{like.dtype} on {like.device}" for f in factors if (like := some_parameter(f)) is not None]
         if len(set(kinds)) > 1:
             raise ValueError(f"the factors share one dtype and device, got {', '.join(kinds)}")
-        self.factors = nn.ModuleList(factors)
-
-    @property
-    def ensemble(self) -> int:
-        """Number of independent copies, E."""
-        return self.factors[0].ensemble
+        self.factors, self.ensemble = nn.ModuleList(factors), factors[0].ensemble
 
     def points(self, X: Data) -> Float[Tensor, "E N"]:
         """Values at scattered points, Eqs. (2) and (3): ``(N, D)`` to ``(E, N)``. Cost: D factor passes over N points.
@@ -63,9 +62,6 @@ class CP(Separable):
     Args:
         factors: D >= 2 factor networks of one rank and one ensemble size, see :class:`Separable`.
         scale: ``"rank"`` for the factor s = 1/sqrt(R) of Lemma 1 and Definition 1, None for s = 1 as in Eq. (2).
-
-    Raises:
-        ValueError: fewer than two factors, unequal ranks, ensembles, dtypes or devices, an unknown scale.
 
     >>> from seplib import FactorMLP
     >>> model = CP([FactorMLP(4, width=8, depth=2) for _ in range(2)])
@@ -89,16 +85,12 @@ class CP(Separable):
         The factors are asked ``n_1 + ... + n_D`` times, not ``n_1 ... n_D`` times (Sec. A.1.1). Backward gives each
         factor the matrix M_d of Eq. (8), streamed: nothing of size ``n^D R`` is formed in either direction.
 
-        Args:
-            axes: D tensors ``(n_d,)``.
-
-        Returns:
-            ``(E, n_1, ..., n_D)``. Cost: ``2 E R n_1 ... n_D`` beside the factors' forward passes.
+        D axes ``(n_d,)`` make ``(E, n_1, ..., n_D)``. Cost: ``2 E R n_1 ... n_D`` beside the factors' forward passes.
 
         Raises:
             ValueError: the number, shape, dtype or device of the axes is wrong.
         """
-        return _CPProduct.apply(*self.matrices(axes))
+        return cp_tensor(*self.matrices(axes))
 
     def matrices(self, axes: Sequence[Data] | Data) -> list[Float[Tensor, "E n R"]]:
         """Factor matrices on the axes, whose CP product is the grid's values, Eq. (2); the scale is in the first."""
@@ -117,9 +109,6 @@ class TT(Separable):
         factors: D >= 2 factor networks of one ensemble size, see :class:`Separable`; the d-th has ``R_{d-1} R_d``
             outputs, read row by row as a ``R_{d-1} x R_d`` matrix, with ``R_0 = R_D = 1``.
         ranks: the inner ranks ``(R_1, ..., R_{D-1})``.
-
-    Raises:
-        ValueError: fewer than two factors, unequal ensembles, dtypes or devices, ranks that do not fit the factors.
 
     >>> from seplib import FactorMLP
     >>> model = TT([FactorMLP(r, width=8, depth=2) for r in (2, 6, 3)], ranks=(2, 3))
@@ -163,9 +152,6 @@ class Tucker(Separable):
         factors: D >= 2 factor networks of one ensemble size, the d-th with ``R_d`` outputs, see :class:`Separable`.
         ranks: ``(R_1, ..., R_D)``.
         generator: source of the core's initial values, N(0, 1/(R_1 ... R_D)); torch's default generator if None.
-
-    Raises:
-        ValueError: fewer than two factors, unequal ensembles, dtypes or devices, ranks that do not fit the factors.
 
     >>> from seplib import FactorMLP
     >>> model = Tucker([FactorMLP(r, width=8, depth=2) for r in (2, 3)], ranks=(2, 3))
@@ -227,7 +213,7 @@ class MLP(EnsembleMLP):
 
 
 class _CPProduct(torch.autograd.Function):
-    """Tensor of CP factors whose backward is the streamed MTTKRP instead of autograd's recorded products."""
+    """:func:`seplib.tensorops.cp_product` whose backward is the streamed MTTKRP, not autograd's recorded products."""
 
     generate_vmap_rule = True
 
@@ -242,6 +228,9 @@ class _CPProduct(torch.autograd.Function):
     @staticmethod
     def backward(ctx, cotangent: Tensor) -> tuple[Tensor, ...]:
         return tuple(tensorops.mttkrp(cotangent, ctx.saved_tensors))
+
+
+cp_tensor = _CPProduct.apply
 
 
 def some_parameter(network: nn.Module | None) -> Tensor | None:

@@ -17,30 +17,26 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from seplib import tensorops
 from seplib.preconditioning import SepPGD
 
 Preconditioning = Callable[[Tensor, int], Tensor]
+Inputs = Sequence[Tensor] | Tensor
 
 
 class FullResidual:
     """Descent with the prediction and the residual in memory: any model, grid or points, any preconditioner, Eq. (7).
 
-    Args:
-        model: a network with ``grid`` and ``points``.
-        inputs: D axes ``(n_d,)`` of a grid, or scattered points ``(N, D)``.
-        target: ``(E, n_1, ..., n_D)`` or ``(E, N)``.
-        preconditioner: maps ``(residual, iteration)`` to the preconditioned residual; None for plain descent.
-        mask: which entries count, broadcast to the target; None for all. With the mask M the loss is ``|M r|^2 / 2`` and
-            ``M S~ M r`` goes backward, the part of S~ that belongs to the known entries: positive where S~ is.
+    Arguments are those of :func:`seplib.training.fit`. With the mask M the loss is ``|M r|^2 / 2`` and ``M S~ M r`` goes
+    backward, the part of S~ that belongs to the known entries: positive where S~ is.
     """
 
     def __init__(
         self,
-        model: torch.nn.Module,
-        inputs: Sequence[Tensor] | Tensor,
+        model: nn.Module,
+        inputs: Inputs,
         target: Tensor,
         preconditioner: Preconditioning | None,
         mask: Tensor | None = None,
@@ -79,24 +75,12 @@ class StreamedResidual:
     ``4 R N (1 + k sum_d 1/n_d)`` operations for N grid points beside the networks' own, a new preconditioner ``2 k D N``.
     The loss is a difference of large numbers: in float32 its error is about 1e-6 of ``|Y|^2 / 2``.
 
-    Args:
-        model: a CP network.
-        inputs: D axes ``(n_d,)``.
-        target: ``(E, n_1, ..., n_D)``, not ``(1, ...)`` where the network has more copies.
-        preconditioner: a :class:`seplib.SepPGD`, or None for plain descent.
-
     Raises:
-        TypeError: another model or another kind of preconditioner.
+        TypeError: another model than a CP network, or another preconditioner than :class:`seplib.SepPGD`.
         ValueError: scattered points; a target without the model's ensemble axis.
     """
 
-    def __init__(
-        self,
-        model: torch.nn.Module,
-        inputs: Sequence[Tensor] | Tensor,
-        target: Tensor,
-        preconditioner: Preconditioning | None,
-    ):
+    def __init__(self, model: nn.Module, inputs: Inputs, target: Tensor, preconditioner: Preconditioning | None):
         if not hasattr(model, "matrices"):
             raise TypeError(f"only a CP network can be streamed, got {type(model).__name__}")
         if isinstance(inputs, Tensor):

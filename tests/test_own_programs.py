@@ -64,9 +64,9 @@ def test_a_hook_makes_any_loss_s_gradient_the_kronecker_preconditioned_one(sizes
     factors = [f(x) for f, x in zip(model.factors, axes)]
     for matrix in factors:
         matrix.retain_grad()
-    from seplib.separable import _CPProduct
+    from seplib.separable import cp_tensor
 
-    Z = model.scale * _CPProduct.apply(*factors)
+    Z = model.scale * cp_tensor(*factors)
     Z.register_hook(lambda g: SepPGD(model, axes, k=2)(g))
     measure[loss](Z).backward()
     through_model = copy.deepcopy([p.grad for p in model.parameters()])
@@ -363,6 +363,7 @@ SAVED = {
     "encoding": lambda g: CP([FactorMLP(3, width=4, depth=2, encoding=FourierFeatures(5, 2.0, generator=g)) for _ in "ab"]),
     "one layer": lambda g: CP([FactorMLP(3, width=4, depth=1, parametrization="ntk", generator=g) for _ in range(2)]),
     "ntk": lambda g: CP([FactorMLP(3, width=4, depth=3, parametrization="ntk", generator=g) for _ in range(2)]),
+    "ntk of width 1": lambda g: CP([FactorMLP(3, width=1, depth=2, parametrization="ntk", generator=g) for _ in "ab"]),
     "one network in two places": shared,
     "float32": lambda g: CP([FactorMLP(3, width=4, depth=2, dtype=torch.float32) for _ in range(2)]),
 } | {
@@ -471,7 +472,7 @@ def test_a_state_dict_can_be_cut_and_copied_and_is_checked_all_the_same(make_cp)
     with pytest.raises(ValueError, match=r"omega 3\.0, this one has 5.0"):
         other.load_state_dict(torch.load(buffer))
     one["_extra_state"] = one["_extra_state"][:, 3:]
-    with pytest.raises(ValueError, match="does not say whose weights it holds: its _extra_state is damaged"):
+    with pytest.raises(ValueError, match="does not say whose weights it holds: damaged _extra_state"):
         alone.load_state_dict(one)
 
 
@@ -528,11 +529,11 @@ def test_calling_a_network_is_asking_at_points_or_on_a_grid(name, generator):
 
 
 def test_the_cp_product_can_be_differentiated_twice():
-    from seplib.separable import _CPProduct
+    from seplib.separable import cp_tensor
 
     factors = [random(2, n, 3).requires_grad_() for n in (3, 4, 2)]
-    assert torch.autograd.gradcheck(_CPProduct.apply, factors)
-    assert torch.autograd.gradgradcheck(_CPProduct.apply, factors)
+    assert torch.autograd.gradcheck(cp_tensor, factors)
+    assert torch.autograd.gradgradcheck(cp_tensor, factors)
 
 
 COMPILED = """
