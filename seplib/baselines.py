@@ -1,7 +1,7 @@
 """Preconditioned descent with the network's own kernel on all points: MSK and IGA (Sec. 4, prior arts; Table 1).
 
-Both know nothing of a grid's structure, so they serve any network whose kernel :func:`seplib.ntk.empirical` computes, on a
-grid or at scattered points, and pay for it with a kernel as large as the square of the number of points.
+Both know nothing of a grid's structure, so they serve any network whose kernel :func:`seplib.ntk.empirical` computes,
+on a grid or at scattered points, and pay for it with a kernel as large as the square of the number of points.
 """
 
 from collections.abc import Iterable, Sequence
@@ -32,15 +32,15 @@ class MSK(Method):
 
     Called with a residual it returns ``S r``: the eigenvalues of ``K S`` are exactly ``g(lambda_i)``.
 
-    The model is any that :func:`seplib.ntk.empirical` knows, k goes up to N, the solver is ``"lanczos"`` for the top k eigenpairs
-    alone or ``"full"`` for the decomposition of the prior art; the rest is as for :class:`seplib.SepPGD`.
+    The model is any that :func:`seplib.ntk.empirical` knows, k goes up to N, the solver is ``"lanczos"`` for the top k
+    eigenpairs alone or ``"full"`` for the decomposition of the prior art; the rest is as for :class:`seplib.SepPGD`.
 
     Cost: an update takes the ``O(N^2 W L)`` operations of the kernel, ``8 E N^2`` bytes in float64, and ``O(k N^2)`` or
     ``O(N^3)`` for the eigenpairs; a step ``4 k N`` for applying S.
 
     Raises:
-        ValueError: k out of range, update_every below 1, an unknown modulation or solver; when called, a residual that does
-            not belong to the points.
+        ValueError: k out of range, update_every below 1, an unknown modulation or solver; when called, a residual that
+            does not belong to the points.
     """
 
     def __init__(
@@ -74,11 +74,12 @@ class IGA(Method):
     batch alone, computed when the batch is met and kept for ``update_every`` iterations. The residual outside the batch
     is set to zero, which makes the gradient that of the batch, times p to keep the full gradient's size on average.
 
-    There are p = ``batches``, k goes up to the smallest one, the generator shuffles; the rest is as for :class:`MSK`. Cost: an update ``O((N/p)^2 W L + (N/p)^3)``, a step ``4 k N / p`` for applying S_i.
+    There are p = ``batches``, k goes up to the smallest one, the generator shuffles; the rest is as for :class:`MSK`.
+    Cost: an update ``O((N/p)^2 W L + (N/p)^3)``, a step ``4 k N / p`` for applying S_i.
 
     Raises:
-        ValueError: fewer than one batch or more batches than points, k out of range, an unknown modulation; when called, a
-            residual that does not belong to the points.
+        ValueError: fewer than one batch or more batches than points, k out of range, an unknown modulation; when
+            called, a residual that does not belong to the points.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """Files that are read back: written whole or not at all, checked whole before anything of them is taken.
 
-A checkpoint is a line with the SHA-256 of what follows, then an NPZ archive: arrays, and in JSON the tree that they hang in.
-Reading one runs no code.
+A checkpoint is a line with the SHA-256 of what follows, then an NPZ archive: arrays, and in JSON the tree that they
+hang in. Reading one runs no code.
 """
 
 import contextlib
@@ -33,7 +33,8 @@ def write_atomic(path: Path, data: bytes) -> None:
     Any number of processes may write the same path: the last one wins. When this returns, the content is on the disk.
 
     Raises:
-        OSError: the file cannot be written, such as on a full disk; it names the path, and leaves no part of the new content.
+        OSError: the file cannot be written, such as on a full disk; it names the path, and leaves no part of the new
+            content.
     """
     part = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
@@ -59,8 +60,8 @@ def write_atomic(path: Path, data: bytes) -> None:
 class Checkpoint:
     """The file that a run is saved to and taken up from, made before the first update: it knows where the run began.
 
-    The run belongs to the data of its ``step``, see :func:`seplib.training.descend`; its ``parts`` are model, optimizer,
-    preconditioner and scheduler by name, each with a state if it has one.
+    The run belongs to the data of its ``step``, see :func:`seplib.training.descend`; its ``parts`` are model,
+    optimizer, preconditioner and scheduler by name, each with a state if it has one.
     """
 
     def __init__(self, path: Path, step: Any, parts: dict[str, Any], clip: float | None):
@@ -79,12 +80,13 @@ class Checkpoint:
         write_atomic(self.path, _sealed("checkpoint", state))
 
     def resume(self, iterations: int) -> dict[str, Any] | None:
-        """Set all parts, or none, to where the run of so many iterations was left; its history, None to start at the beginning.
+        """Set all parts, or none, to where the run of so many iterations was left; its history, None for a new one.
 
         A file that is damaged is kept beside, as ``NAME.damaged``; a warning says so, and the run starts over.
 
         Raises:
-            ValueError: no regular file; the checkpoint of another run, or of one with more updates. It is left as it is.
+            ValueError: no regular file; the checkpoint of another run, or of one with more updates. It is left as it
+                is.
             OSError: the file cannot be read.
         """
         if not os.path.lexists(self.path):
@@ -164,8 +166,8 @@ def save(model: nn.Module, path: str | Path) -> None:
     """Save a network, weights and configuration, in a file without pickle, with a checksum, whole or not at all.
 
     Raises:
-        TypeError: no CP, TT or Tucker network of :class:`seplib.FactorMLP` factors, nor an MLP, with the library's activations
-            and no encoding but :class:`seplib.FourierFeatures`: only its maker knows how to make it again.
+        TypeError: no CP, TT or Tucker network of :class:`seplib.FactorMLP` factors, nor an MLP, with the library's
+            activations and no encoding but :class:`seplib.FourierFeatures`: only its maker knows how to make it again.
         OSError: the file cannot be written.
     """
     write_atomic(Path(path), _sealed("network", {"made": _recipe(model), "state": model.state_dict()}))
@@ -243,7 +245,7 @@ def _made(kind: str, **recipe: Any) -> nn.Module:
 
 
 def packed(tree: Any) -> bytes:
-    """A tree of dictionaries, lists, tuples, tensors and plain values as bytes; TypeError if something else hangs in it.
+    """A tree of dictionaries, lists, tuples, tensors and plain values as bytes; TypeError for anything else.
 
     >>> unpacked(packed({"a": (1, [torch.arange(3)]), 2: None}))
     {'a': (1, [tensor([0, 1, 2])]), 2: None}

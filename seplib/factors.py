@@ -18,9 +18,10 @@ Data = Tensor | np.ndarray
 
 
 class Network(nn.Module):
-    """What all networks share: ``model(X)``, and a state dict that says what the weights alone do not (Sec. 1, Table 5).
+    """What all networks share: ``model(X)``, and a state dict that says more than the weights (Sec. 1, Table 5).
 
-    The weights of a network with another omega would fit and compute something else: ``load_state_dict`` raises a ValueError.
+    The weights of a network with another omega would fit and compute something else: ``load_state_dict`` raises a
+    ValueError.
     """
 
     ensemble: int
@@ -34,7 +35,7 @@ class Network(nn.Module):
         return self.points(X) if isinstance(X, Data) else self.grid(X)
 
     def get_extra_state(self) -> Tensor:
-        """The traits as JSON, a row of bytes for each copy: like all else in a state dict it can be cut by copies (Sec. A.12)."""
+        """The traits as JSON, a row of bytes a copy: like all of a state dict it can be cut by copies (Sec. A.12)."""
         text = torch.tensor(list(json.dumps(self.traits()).encode()), dtype=torch.uint8)
         return text.repeat(self.ensemble, 1)
 
@@ -64,9 +65,10 @@ class EnsembleMLP(Network):
     "torch"   1                U(-1/sqrt(m), 1/sqrt(m))                       U(-1/sqrt(m), 1/sqrt(m))
     ========  ===============  =============================================  ==========================
 
-    with ``m`` the layer's number of inputs. Others, sizes below 1 and an omega that is not positive are a ValueError. "siren" is the scheme of Sitzmann et al. (2020); "ntk" with two layers is
-    the network of Theorem 2. ``bias=False`` leaves out all biases. The entries are drawn in float64 on the generator's device
-    and then cast, so one seed means one network on every device and, up to rounding, in every precision.
+    with ``m`` the layer's number of inputs. Others, sizes below 1 and an omega that is not positive are a ValueError.
+    "siren" is the scheme of Sitzmann et al. (2020); "ntk" with two layers is the network of Theorem 2. ``bias=False``
+    leaves out all biases. The entries are drawn in float64 on the generator's device and then cast, so one seed means
+    one network on every device and, up to rounding, in every precision.
     """
 
     def __init__(
@@ -154,7 +156,7 @@ class EnsembleMLP(Network):
         return self.linear(self.depth - 1, h)
 
     def tape(self, h: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """What backpropagation by hand needs: all ``h_{l-1}`` and all ``sigma'(z_l)``, each ``(E, n, size)`` (kernels of Eq. (10))."""
+        """All ``h_{l-1}`` and ``sigma'(z_l)``, each ``(E, n, size)``, for backpropagation by hand (Eq. (10))."""
         inputs, slopes = [h if h.ndim == 3 else h[None]], []
         for layer in range(self.depth - 1):
             z = self.linear(layer, inputs[-1])
@@ -236,14 +238,14 @@ class FactorMLP(EnsembleMLP):
         return self.weights[-1].shape[1]
 
     def encode(self, x: Data) -> Float[Tensor, "n m"]:
-        """Inputs of the first layer, ``(n, m)``: the coordinate or its encoding (Table 5). ValueError: no axis, or not like the weights."""
+        """Inputs of the first layer, ``(n, m)``: the coordinate or its encoding; ValueError for no axis (Table 5)."""
         x = as_input(x, self.weights[0])
         if x.ndim != 1:
             raise ValueError(f"a factor takes a one-dimensional tensor of coordinates (n,), got shape {tuple(x.shape)}")
         return x[:, None] if self.encoding is None else self.encoding(x)
 
     def forward(self, x: Data) -> Float[Tensor, "E n R"]:
-        """Factor matrix ``f_{Theta_d}(x)`` of Definition 1, transposed: ``(n,)`` coordinates to ``(E, n, R)``. Cost: ``2 E n P``."""
+        """Factor matrix ``f_{Theta_d}(x)`` of Definition 1, transposed: ``(n,)`` to ``(E, n, R)``, in ``2 E n P``."""
         return self.apply_layers(self.encode(x))
 
     def start_jet(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -272,7 +274,7 @@ class FactorMLP(EnsembleMLP):
 
 
 def as_input(x: Data, like: Tensor | None, what: str = "input") -> Tensor:
-    """A tensor as it is, a NumPy array as a tensor of the dtype and device of ``like``, a parameter of the network (Sec. A.12).
+    """A tensor as it is, a NumPy array as one like ``like``, a parameter of the network (Sec. A.12).
 
     Raises:
         ValueError: a tensor of another dtype or device: which of the two is meant, nobody but the caller knows.

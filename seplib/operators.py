@@ -35,7 +35,7 @@ class SymmetricOperator(ABC):
         """The matrices themselves, rows and columns in the order of :mod:`seplib.tensorops` (Eq. (9))."""
 
     def matvec(self, v: Tensor) -> Tensor:
-        """Product ``K v`` in the shape of v: ``(E, N)``, ``(E, n_1, ..., n_D)``, or for a single member ``(N,)`` (Lemma 3).
+        """Product ``K v`` for ``(E, N)``, ``(E, n_1, ..., n_D)``, or of a single member ``(N,)`` (Lemma 3).
 
         Raises:
             ValueError: v has another number of entries than E N.

@@ -43,7 +43,7 @@ class Preconditioner:
         return self.vectors * self.damping[:, None]
 
     def apply(self, tensor: Tensor, mode: int) -> Tensor:
-        """``T x_d S`` of Definition 1, never forming S. Cost: ``4 k N`` for N entries, against ``2 n N`` for the matrix."""
+        """``T x_d S`` of Definition 1, never forming S. Cost: ``4 k N`` for N entries, not ``2 n N``."""
         return tensor - self.correction(tensor, mode)
 
     def dense(self) -> Float[Tensor, "E n n"]:
@@ -55,8 +55,9 @@ class Preconditioner:
 def top_eigenpairs(K: Tensor, k: int, solver: str = "full") -> tuple[Float[Tensor, "E k"], Float[Tensor, "E n k"]]:
     """The k largest eigenvalues, falling, and their eigenvectors (Sec. 4, Table 1).
 
-    The solver is ``"full"`` for the whole decomposition, ``O(n^3)``, as the paper counts it; or ``"lanczos"`` for ARPACK's
-    Lanczos method, a few dozen products with K, ``O(k n^2)``, see :meth:`seplib.operators.SymmetricOperator.eigsh`.
+    The solver is ``"full"`` for the whole decomposition, ``O(n^3)``, as the paper counts it; or ``"lanczos"`` for
+    ARPACK's Lanczos method, a few dozen products with K, ``O(k n^2)``, see
+    :meth:`seplib.operators.SymmetricOperator.eigsh`.
 
     Raises:
         ValueError: k out of range, an unknown solver.
@@ -79,12 +80,12 @@ def modulate(K: Tensor, k: int, g: str = "flat", solver: str = "full") -> Precon
     error of the largest carry no information and could turn the sign of S; they are raised to that level.
 
     K holds ``(E, n, n)`` symmetric positive semi-definite kernels, whose top k eigenvalues are found by a solver of
-    :func:`top_eigenpairs`. g is ``"flat"`` for g_1 (lambda_i becomes lambda_k), ``"sqrt"`` for g_2 (its square root), or
-    ``"geometric"`` for g_2 of the kernel divided by lambda_k (the geometric mean of lambda_i and lambda_k); like g_1 that does
-    not depend on the kernel's unit.
+    :func:`top_eigenpairs`. g is ``"flat"`` for g_1 (lambda_i becomes lambda_k), ``"sqrt"`` for g_2 (its square root),
+    or ``"geometric"`` for g_2 of the kernel divided by lambda_k (the geometric mean of lambda_i and lambda_k); like g_1
+    that does not depend on the kernel's unit.
 
-    Cost: one symmetric eigendecomposition a copy, ``O(n^3)``, or a Lanczos iteration. The host waits for a GPU twice: for the
-    check of K and for the decomposition's error code; with "lanczos" twice a product, too.
+    Cost: one symmetric eigendecomposition a copy, ``O(n^3)``, or a Lanczos iteration. The host waits for a GPU twice:
+    for the check of K and for the decomposition's error code; with "lanczos" twice a product, too.
 
     Raises:
         ValueError: k out of range, an unknown modulation or solver, K not square or not symmetric.
@@ -137,9 +138,9 @@ def cotangents(
 ) -> list[Float[Tensor, "E n R"]]:
     """Mode-d preconditioners ``M_d`` of Eq. (8), transposed: what each factor network receives backward.
 
-    Eq. (8) is written for the factors as they are, ``(E, n_d, R)``: multiply by the model's scale for the gradient of a network
-    with the factor 1/sqrt(R) in front. All M_d share one sum ``sum_e R x_e S_e``: sent backward through the CP product it
-    gives each of them. Cost: ``(4 R + 4 k D) N`` for N grid points.
+    Eq. (8) is written for the factors as they are, ``(E, n_d, R)``: multiply by the model's scale for the gradient of a
+    network with the factor 1/sqrt(R) in front. All M_d share one sum ``sum_e R x_e S_e``: sent backward through the CP
+    product it gives each of them. Cost: ``(4 R + 4 k D) N`` for N grid points.
 
     >>> F = [torch.ones(1, 2, 3), torch.ones(1, 4, 3)]
     >>> S = [modulate(torch.eye(n)[None], k=1) for n in (2, 4)]
@@ -152,8 +153,8 @@ def cotangents(
 class Method(ABC):
     """Preconditioners S that are kept and computed anew every few steps: what SepPGD and MSK share (Sec. 4, Table 4).
 
-    A method maps the cotangent of the network's output, dLoss/dZ, to the preconditioned one. In :func:`seplib.training.fit`
-    it is the preconditioner; in a loop of one's own, with any loss, it is a hook::
+    A method maps the cotangent of the network's output, dLoss/dZ, to the preconditioned one. In
+    :func:`seplib.training.fit` it is the preconditioner; in a loop of one's own, with any loss, it is a hook::
 
         Z = model.grid(axes)
         Z.register_hook(method)
@@ -171,7 +172,7 @@ class Method(ABC):
         self.preconditioners: list[Any] = []
 
     def __call__(self, cotangent: Tensor, iteration: int | None = None) -> Tensor:
-        """Preconditioned cotangent, ``(E, n_1, ..., n_D)`` or ``(E, N)`` as it came, for a step or the one after the last (Table 1)."""
+        """Preconditioned cotangent, of the same shape, for the step that is named or the next one (Table 1)."""
         iteration = self.step if iteration is None else iteration
         result = self.precondition(cotangent, iteration)
         self.step = iteration + 1
@@ -190,7 +191,7 @@ class Method(ABC):
         self.preconditioners = [modulate(K, self.k, self.g, self.solver) for K in self.kernels()]
 
     def current(self, iteration: int) -> list[Preconditioner]:
-        """The S in force at a step, computed anew at every multiple of ``update_every``, once however often asked (Table 4)."""
+        """The S in force at a step, computed anew at multiples of ``update_every``, once if asked twice (Table 4)."""
         if not self.preconditioners or (iteration % self.update_every == 0 and iteration != self.made):
             self.update()
             self.made = iteration
@@ -220,21 +221,23 @@ class Method(ABC):
 class SepPGD(Method):
     """Separable preconditioned gradient descent, on a grid of any D >= 2 or at scattered points (Definition 1).
 
-    On a grid a cotangent R becomes ``sum_d R x_d S_d``; sent backward through ``model.grid(axes)`` that becomes Eq. (7),
-    since the CP product's backward is Eq. (8): for the loss of Eq. (6) R is the residual. At scattered points it becomes
-    ``sum_d S_d r``, the non-grid form after Lemma 2, each S_d from the factor kernel on the points' d-th coordinates. Plug it
-    into a loop of one's own as a hook, see :class:`Method`, or into :func:`seplib.training.fit`, with any optimizer.
+    On a grid a cotangent R becomes ``sum_d R x_d S_d``; sent backward through ``model.grid(axes)`` that becomes Eq.
+    (7), since the CP product's backward is Eq. (8): for the loss of Eq. (6) R is the residual. At scattered points it
+    becomes ``sum_d S_d r``, the non-grid form after Lemma 2, each S_d from the factor kernel on the points' d-th
+    coordinates. Plug it into a loop of one's own as a hook, see :class:`Method`, or into :func:`seplib.training.fit`,
+    with any optimizer.
 
     Args:
         model: the CP network whose factor kernels make the preconditioners.
         axes: D tensors ``(n_d,)``, the training grid; or one tensor ``(N, D)`` of scattered points.
         k: number of modulated eigenvalues of each factor kernel, 1 to the smallest n_d.
-        update_every: steps between two computations of the preconditioners, each ``O(D (n^3 + n^2 W L + n W^2 L))`` (Table 4).
+        update_every: steps between two computations of the preconditioners, each ``O(D (n^3 + n^2 W L + n W^2 L))``
+            (Table 4).
         g: ``"flat"``, ``"sqrt"`` or ``"geometric"``, see :func:`modulate`.
 
     Raises:
-        ValueError: wrong axes, k out of range, update_every below 1, an unknown modulation; when called, a cotangent that
-            does not belong to the axes or points.
+        ValueError: wrong axes, k out of range, update_every below 1, an unknown modulation; when called, a cotangent
+            that does not belong to the axes or points.
         TypeError: the model is not a CP network.
     """
 
@@ -267,7 +270,7 @@ class SepPGD(Method):
         return len(made) * cotangent - sum(p.correction(cotangent, 0) for p in made)
 
     def operator(self) -> KroneckerOperator:
-        """The ``S~`` in force as a linear operator: ``sum_d I x ... S_d ... x I`` on a grid (Lemma 2), ``sum_d S_d`` at points."""
+        """The ``S~`` in force as an operator: ``sum_d I x ... S_d ... x I`` on a grid, Lemma 2."""
         matrices = [p.dense() for p in self.preconditioners or self.current(0)]
         if self.scattered:
             return KroneckerOperator([[S] for S in matrices])

@@ -13,14 +13,15 @@ Tape = tuple[list[Tensor], list[Tensor]]
 
 
 class Linearised(nn.Module):
-    """Linear model ``h(x) = <Theta', grad f_{Theta_0}(x)>`` of Eq. (15), one coefficient for each weight of the network.
+    """Linear model ``h(x) = <Theta', grad f_{Theta_0}(x)>`` of Eq. (15), a coefficient for each weight of the network.
 
-    The features are never formed. On a grid a CP network's linearisation is separable itself, ``sum_d`` of CP tensors with
-    one factor replaced by its derivative along Theta'_d (the product rule), so that a step costs what the network's own
-    step costs and not ``n^D P``. Its kernel is the network's at Theta_0. It has the verbs of a network and trains with
-    :func:`seplib.training.fit` under any preconditioner made from the network itself.
+    The features are never formed. On a grid a CP network's linearisation is separable itself, ``sum_d`` of CP tensors
+    with one factor replaced by its derivative along Theta'_d (the product rule), so that a step costs what the
+    network's own step costs and not ``n^D P``. Its kernel is the network's at Theta_0. It has the verbs of a network
+    and trains with :func:`seplib.training.fit` under any preconditioner made from the network itself.
 
-    The model has one copy, and its weights must not change afterwards; there are ``copies`` coefficient vectors, for as many targets.
+    The model has one copy, and its weights must not change afterwards; there are ``copies`` coefficient vectors, for as
+    many targets.
 
     Raises:
         TypeError: another kind of network.
@@ -133,8 +134,8 @@ def ridge_weights(K: Tensor, targets: Tensor, gamma: float, S: Tensor | None = N
     Setting the gradient to zero gives ``Theta' = Phi^T alpha`` with ``(K + gamma S^{-1}) alpha = y``; it is solved as
     ``alpha = S^{1/2} (S^{1/2} K S^{1/2} + gamma I)^{-1} S^{1/2} y``, which stays well-posed where S is nearly singular.
 
-    K is the ``(N, N)`` kernel at the training points, the targets are ``(E, N)``, gamma is the ridge, positive, or 0 for a
-    nonsingular K; S is a symmetric positive definite preconditioner, the identity if None.
+    K is the ``(N, N)`` kernel at the training points, the targets are ``(E, N)``, gamma is the ridge, positive, or 0
+    for a nonsingular K; S is a symmetric positive definite preconditioner, the identity if None.
 
     Raises:
         ValueError: a negative ridge, targets that are not ``(E, N)``.

@@ -20,12 +20,13 @@ from seplib.factors import Data, EnsembleMLP, Network, as_input
 class Separable(Network):
     """What CP, TT and Tucker networks share: factor networks, asked axis by axis (Eqs. (2) and (3)).
 
-    A factor is a :class:`seplib.FactorMLP`, or any module with ``rank`` and ``ensemble`` that maps ``(n,)`` to ``(E, n, R)``.
-    Inputs are tensors of the parameters' dtype and device, or NumPy arrays.
+    A factor is a :class:`seplib.FactorMLP`, or any module with ``rank`` and ``ensemble`` that maps ``(n,)`` to ``(E, n,
+    R)``. Inputs are tensors of the parameters' dtype and device, or NumPy arrays.
 
     Raises:
         TypeError: a factor without rank or ensemble.
-        ValueError: fewer than two factors, unequal ensembles, dtypes or devices, ranks that do not fit, an unknown scale.
+        ValueError: fewer than two factors, unequal ensembles, dtypes or devices, ranks that do not fit, an unknown
+            scale.
     """
 
     def __init__(self, factors: Sequence[nn.Module], outputs: Sequence[int] | None, wanted: str):
@@ -126,7 +127,7 @@ class TT(Separable):
         return {"ranks": list(self.ranks)}
 
     def grid(self, axes: Sequence[Data] | Data) -> Tensor:
-        """Values on the grid, ``(E, n_1, ..., n_D)``, contracted from left to right (Eq. (3)). Errors: as for :meth:`CP.grid`."""
+        """Values on the grid, ``(E, n_1, ..., n_D)``, from left to right (Eq. (3)); errors as :meth:`CP.grid`."""
         cores = self._cores(self._values(axes))
         product = cores[0][:, :, 0]
         for core in cores[1:]:
@@ -173,14 +174,14 @@ class Tucker(Separable):
         return {}
 
     def grid(self, axes: Sequence[Data] | Data) -> Tensor:
-        """Values on the grid, ``(E, n_1, ..., n_D)``, one mode product after the other (Eq. (3)). Errors: as for :meth:`CP.grid`."""
+        """Values on the grid, ``(E, n_1, ..., n_D)``, mode by mode (Eq. (3)); errors as for :meth:`CP.grid`."""
         product = self.core
         for d, value in enumerate(self._values(axes)):
             product = tensorops.mode_product(product, value, d)
         return product
 
     def combine(self, values: Sequence[Tensor]) -> Float[Tensor, "E N"]:
-        """Outputs from the factors' values at N points, D tensors ``(E, N, R_d)``: the core contracted as in Eq. (3)."""
+        """Outputs from the factors' values at N points, D tensors ``(E, N, R_d)``: contracted as in Eq. (3)."""
         product = self.core[:, None]  # (E, 1, R_1, ..., R_D), the point axis second
         for rows in values:
             product = (product * rows.reshape(*rows.shape, *[1] * (product.ndim - 3))).sum(2)
@@ -203,11 +204,11 @@ class MLP(EnsembleMLP):
         super().__init__(dims, 1, **network)
 
     def points(self, X: Data) -> Float[Tensor, "E N"]:
-        """Values at scattered points: ``(N, D)`` to ``(E, N)`` (Sec. A.12). Cost: ``2 E N P``. Errors: as for :meth:`CP.points`."""
+        """Values at scattered points: ``(N, D)`` to ``(E, N)``, in ``2 E N P`` (Sec. A.12); errors as there."""
         return self.apply_layers(check_points(X, self.weights[0].shape[-1], self))[..., 0]
 
     def grid(self, axes: Sequence[Data] | Data) -> Tensor:
-        """Values on a grid, ``(E, n_1, ..., n_D)``: all points are asked one by one (Sec. A.1.1). Errors: as for :meth:`CP.grid`."""
+        """Values on a grid, ``(E, n_1, ..., n_D)``: point by point (Sec. A.1.1); errors as for :meth:`CP.grid`."""
         axes = check_axes(axes, self.weights[0].shape[-1], self)
         return self.points(torch.cartesian_prod(*axes)).unflatten(1, [x.numel() for x in axes])
 
@@ -242,7 +243,8 @@ def check_axes(axes: Sequence[Data] | Data, dims: int, network: nn.Module | None
     """D one-dimensional coordinate tensors, and nothing else (Definition 1).
 
     Raises:
-        ValueError: the number or shape of the axes is wrong, or they are scattered points; another dtype or device than the network's.
+        ValueError: the number or shape of the axes is wrong, or they are scattered points; another dtype or device than
+            the network's.
     """
     if isinstance(axes, Data):  # its rows would pass for axes
         raise ValueError(

@@ -9,8 +9,8 @@ matricised products of the data, for Y:
 
     Y x_e S_e = Y - C_e x_e (V_e diag(w_e)),     C_e = Y x_e V_e^T  with n_e replaced by k,
 
-products of Gram matrices taken entry by entry. The C_e change only when the preconditioners do. The same numbers give the
-loss, ``|Z|^2/2 - <Z, Y> + |Y|^2/2``, with ``<Z, Y> = <F_1, MTTKRP_1(Y)>``.
+products of Gram matrices taken entry by entry. The C_e change only when the preconditioners do. The same numbers give
+the loss, ``|Z|^2/2 - <Z, Y> + |Y|^2/2``, with ``<Z, Y> = <F_1, MTTKRP_1(Y)>``.
 """
 
 import math
@@ -29,8 +29,8 @@ Inputs = Sequence[Tensor] | Tensor
 class FullResidual:
     """Descent with the prediction and the residual in memory: any model, grid or points, any preconditioner, Eq. (7).
 
-    Arguments are those of :func:`seplib.training.fit`. With the mask M the loss is ``|M r|^2 / 2`` and ``M S~ M r`` goes
-    backward, the part of S~ that belongs to the known entries: positive where S~ is.
+    Arguments are those of :func:`seplib.training.fit`. With the mask M the loss is ``|M r|^2 / 2`` and ``M S~ M r``
+    goes backward, the part of S~ that belongs to the known entries: positive where S~ is.
     """
 
     def __init__(
@@ -69,10 +69,11 @@ class FullResidual:
 
 
 class StreamedResidual:
-    """The same step for a CP network on a grid of any D >= 2, with nothing of the data's size formed (Eq. (8), Table 1).
+    """The same step for a CP network on a grid of any D >= 2, and nothing of the data's size is formed (Eq. (8)).
 
-    Beside the data it holds the compressed tensors C_e, a share ``k sum_d 1/n_d`` of the data, and one slab. A step costs
-    ``4 R N (1 + k sum_d 1/n_d)`` operations for N grid points beside the networks' own, a new preconditioner ``2 k D N``.
+    Beside the data it holds the compressed tensors C_e, a share ``k sum_d 1/n_d`` of the data, and one slab. A step
+    costs ``4 R N (1 + k sum_d 1/n_d)`` operations for N grid points beside the networks' own, a new preconditioner ``2
+    k D N``.
     The loss is a difference of large numbers: in float32 its error is about 1e-6 of ``|Y|^2 / 2``.
 
     Raises:

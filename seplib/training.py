@@ -26,7 +26,8 @@ BLOCK = 100
 class State:
     """What a callback sees after ``iteration`` updates (Sec. A.12).
 
-    Beside what :func:`fit` was given it has ``prediction``, ``residual``, ``history`` and ``seconds``, formed when asked for.
+    Beside what :func:`fit` was given it has ``prediction``, ``residual``, ``history`` and ``seconds``, formed when
+    asked for.
     """
 
     iteration: int
@@ -40,7 +41,7 @@ class State:
 
     @cached_property
     def prediction(self) -> Tensor:
-        """Model output at the training inputs, ``(E, n_1, ..., n_D)`` or ``(E, N)``, which a streamed run must form (Eq. (6))."""
+        """Model output at the training inputs, of the target's shape; a streamed run must form it (Eq. (6))."""
         return self.predict()
 
     @cached_property
@@ -63,8 +64,9 @@ class State:
 class History:
     """Course of a training run (Fig. 7). Entry t of every list belongs to the weights after t updates.
 
-    The loss is half the squared residual norm of Eq. (6), one list of E numbers an entry; seconds are those of training, callbacks
-    and checkpoints left out, on a GPU of its own work and not the host's; metrics are what the callbacks returned, by name.
+    The loss is half the squared residual norm of Eq. (6), one list of E numbers an entry; seconds are those of
+    training, callbacks and checkpoints left out, on a GPU of its own work and not the host's; metrics are what the
+    callbacks returned, by name.
     """
 
     loss: list[list[float]] = field(default_factory=list)
@@ -94,41 +96,45 @@ def fit(
     scheduler: Any = None,
     clip: float | None = None,
 ) -> History:
-    """Fit a model to data on a grid or at points, minimising the square loss of Eq. (6) by plain or preconditioned descent, Eq. (7).
+    """Fit a model to data on a grid or at points: the square loss of Eq. (6), plain or preconditioned descent, Eq. (7).
 
-    Each iteration evaluates ``Z = model.grid(axes)`` and sends the residual ``R = Z - Y``, the gradient of ``||R||^2 / 2``, or the
-    preconditioner's answer to it backward through Z; the optimizer does the rest. Copies along the ensemble axis do not
-    interact if it acts element by element (SGD, Adam). Data are NumPy arrays, or tensors on the network's device; axes and
-    points have its dtype, a target takes it.
+    Each iteration evaluates ``Z = model.grid(axes)`` and sends the residual ``R = Z - Y``, the gradient of ``||R||^2 /
+    2``, or the preconditioner's answer to it backward through Z; the optimizer does the rest. Copies along the ensemble
+    axis do not interact if it acts element by element (SGD, Adam). Data are NumPy arrays, or tensors on the network's
+    device; axes and points have its dtype, a target takes it.
 
     Args:
         model: a network with ``grid``; its parameters are changed in place.
         axes: D tensors ``(n_d,)`` for data on a grid; one tensor ``(N, D)`` for data at scattered points, where
             ``model.points`` takes the place of ``model.grid``.
-        target: ``(E, n_1, ..., n_D)`` or, for all copies the same, ``(n_1, ..., n_D)``; ``(E, N)`` or ``(N,)`` at points.
+        target: ``(E, n_1, ..., n_D)`` or, for all copies the same, ``(n_1, ..., n_D)``; ``(E, N)`` or ``(N,)`` at
+            points.
         optimizer: any torch optimizer over the model's parameters; Adam with lr 1e-4 (Sec. A.12) if None.
         preconditioner: maps ``(residual, iteration)`` to the preconditioned residual, such as :class:`seplib.SepPGD`.
         iterations: number of updates.
         callbacks: called with a :class:`State` after 0, 1, ..., ``iterations`` updates; the numbers they return are
-            kept in the history. One that fetches a number from a GPU, or asks for ``seconds``, makes the host wait, so it
-            should do that only when it measures. One that raises :class:`Stop` ends the training; if it decides by
+            kept in the history. One that fetches a number from a GPU, or asks for ``seconds``, makes the host wait, so
+            it should do that only when it measures. One that raises :class:`Stop` ends the training; if it decides by
             ``state.history``, which a checkpoint holds, a resumed run ends where an uninterrupted one does.
         checkpoint: file to resume from if it is there, and to save to. A run that was killed goes on from its last
-            checkpoint and ends with the same numbers. A damaged file is kept aside with a warning, and the run starts over.
+            checkpoint and ends with the same numbers. A damaged file is kept aside with a warning, and the run starts
+            over.
         checkpoint_every: updates between two saves.
         streamed: form neither Z nor R but their products with the factors only, for large grids of D >= 3; see
             :class:`seplib.streaming.StreamedResidual`.
         mask: booleans of the target's shape, with or without its ensemble axis: the entries that are known (inpainting,
-            Figs. 10-12). Loss and gradient leave out the others, whose target values do not matter as long as they are finite.
-        scheduler: torch learning-rate scheduler of the optimizer, asked after each update; its state is in the checkpoint.
+            Figs. 10-12). Loss and gradient leave out the others, whose target values do not matter as long as they are
+            finite.
+        scheduler: torch learning-rate scheduler of the optimizer, asked after each update; its state is in the
+            checkpoint.
         clip: largest norm of the gradient of all parameters together, by which it is scaled down. Copies then interact.
 
     Returns:
         The history, ``iterations + 1`` entries long unless stopped before.
 
     Raises:
-        ValueError: target, mask or grid do not fit each other or the network, a target that is not finite, a mask that knows
-            nothing, nothing to do; a checkpoint of another run.
+        ValueError: target, mask or grid do not fit each other or the network, a target that is not finite, a mask that
+            knows nothing, nothing to do; a checkpoint of another run.
         TypeError: a streamed run of a model or with a preconditioner that cannot be streamed, or with a mask.
         FloatingPointError: the loss became NaN or infinite.
 
@@ -172,14 +178,16 @@ def descend(
 ) -> History:
     """The loop behind :func:`fit`, for any loss that can say its value and its gradient (Sec. A.12).
 
-    The step has ``axes`` and ``target``; ``forward()`` evaluates the model, ``loss()`` is the value of each copy, ``(E,)``, in
-    memory of its own, ``prediction()`` the output at the training inputs, and ``backward(iteration)`` sets the gradients, such
-    as :class:`seplib.streaming.FullResidual`. The optimizer moves the model's parameters, or what they are views of; the rest
-    is as for :func:`fit`. Checkpoints hold the states of model, optimizer, preconditioner and scheduler.
+    The step has ``axes`` and ``target``; ``forward()`` evaluates the model, ``loss()`` is the value of each copy,
+    ``(E,)``, in memory of its own, ``prediction()`` the output at the training inputs, and ``backward(iteration)`` sets
+    the gradients, such as :class:`seplib.streaming.FullResidual`. The optimizer moves the model's parameters, or what
+    they are views of; the rest is as for :func:`fit`. Checkpoints hold the states of model, optimizer, preconditioner
+    and scheduler.
 
-    On a GPU the host runs ahead: it fetches the losses every :data:`BLOCK` updates, before a checkpoint and at the end, and waits
-    for nothing in between that the callbacks and the preconditioner do not ask for. Divergence is noticed there, by the
-    first loss that is not finite; the model has then been updated beyond it, and callbacks may have seen it so.
+    On a GPU the host runs ahead: it fetches the losses every :data:`BLOCK` updates, before a checkpoint and at the end,
+    and waits for nothing in between that the callbacks and the preconditioner do not ask for. Divergence is noticed
+    there, by the first loss that is not finite; the model has then been updated beyond it, and callbacks may have seen
+    it so.
     """
     if iterations < 1 or checkpoint_every < 1:
         raise ValueError(f"iterations and checkpoint_every must be at least 1, got {iterations}, {checkpoint_every}")
