@@ -362,7 +362,9 @@ def rooms(root: Path, staged: Path) -> str:
 
 
 def _section(name: str) -> str:
-    return f"(api-{name})=\n## seplib.{name}\n\n```{{eval-rst}}\n.. automodule:: seplib.{name}\n   :members:\n```\n"
+    package = (Path(seplib.__file__).parent / name.replace(".", "/")).is_dir()  # whose names are those of its modules
+    members = "" if package else "   :members:\n"
+    return f"(api-{name})=\n## seplib.{name}\n\n```{{eval-rst}}\n.. automodule:: seplib.{name}\n{members}```\n"
 
 
 def anchors(root: Path, staged: Path) -> str:

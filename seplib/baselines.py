@@ -99,7 +99,12 @@ class IGA(Method):
         order = torch.randperm(len(self.points), generator=generator, device=generator and generator.device)
         self.batches = order.to(self.points.device).tensor_split(batches)
         super().__init__([len(rows) for rows in self.batches], self.points, k, update_every, g)
-        self.preconditioners, self.made = [None] * batches, [None] * batches
+        self.preconditioners = [None] * batches
+        self.begin()
+
+    def begin(self) -> None:
+        """Count from 0 again: the next step of each batch computes its S anew (Table 1)."""
+        self.step, self.made = 0, [None] * len(self.batches)
 
     def kernels(self) -> Iterable[Tensor]:
         """The kernels of all batches, one by one (Sec. 4)."""

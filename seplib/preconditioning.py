@@ -178,6 +178,10 @@ class Method(ABC):
         self.step = iteration + 1
         return result
 
+    def begin(self) -> None:
+        """Count from 0 again: the next step computes every S anew (Sec. A.12)."""
+        self.step, self.made = 0, None
+
     @abstractmethod
     def precondition(self, cotangent: Tensor, iteration: int) -> Tensor:
         """What the call does (Table 1)."""

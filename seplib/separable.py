@@ -204,7 +204,7 @@ class MLP(EnsembleMLP):
         super().__init__(dims, 1, **network)
 
     def points(self, X: Data) -> Float[Tensor, "E N"]:
-        """Values at scattered points: ``(N, D)`` to ``(E, N)``, in ``2 E N P`` (Sec. A.12); errors as there."""
+        """Values at points: ``(N, D)`` to ``(E, N)``, in ``2 E N P`` (Sec. A.12); errors as for :meth:`CP.grid`."""
         return self.apply_layers(check_points(X, self.weights[0].shape[-1], self))[..., 0]
 
     def grid(self, axes: Sequence[Data] | Data) -> Tensor:

@@ -200,6 +200,8 @@ def descend(
     saved = None if checkpoint is None else Checkpoint(Path(checkpoint), step, parts, clip)
     if saved and (found := saved.resume(iterations)):
         history, start = History(**found), len(found["loss"]) - 1
+    elif hasattr(preconditioner, "begin"):  # one that has served another run
+        preconditioner.begin()
     recorded = len(history.loss)  # a resumed run has already recorded the entry of its first iteration
     recorder = _Recorder(history, step.target.device)
     common = step.axes, step.target, optimizer, preconditioner, step.prediction, recorder.recall

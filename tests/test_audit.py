@@ -9,7 +9,7 @@ import nbformat
 import pytest
 
 from seplib import targets
-from seplib.reproduce import archive, audit, claims, comparing, runner, store
+from seplib.reproduce import archive, audit, claims, comparing, recipes, runner, store
 
 SOURCES = [
     """
@@ -234,7 +234,7 @@ def test_runs_whose_data_are_not_at_hand_are_named(monkeypatch, tmp_path):
     recipe = {"make": "image", "name": "astronaut", "size": 24, "sha256": "0" * 64}
     wanted = {"arguments": {"target": {"make": "truncated", "rank": 3, "values": recipe}}}
     assert "the image 'astronaut' at hand is not the one" in audit.missing_data(wanted)
-    wanted["arguments"]["target"]["values"] = targets.recipes.of(targets.image("astronaut", 24).values)
+    wanted["arguments"]["target"]["values"] = recipes.of(targets.image("astronaut", 24).values)
     assert audit.missing_data(wanted) == ""
 
 

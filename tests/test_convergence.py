@@ -30,7 +30,7 @@ def fake(*courses):
     found = {}
     for method, errors in zip(("SepPGD", "SepNN", "MLP"), courses):
         psnr = -10 * np.log10(np.array(errors))
-        found["plane", method] = fitting.ImageRun(History(), np.zeros((3, 1, 1)), psnr)
+        found["plane", method] = fitting.ImageRun(History(), psnr, np.zeros((3, 1, 1)))
     return found
 
 

@@ -15,7 +15,7 @@ from seplib.training import History
 
 
 def run_with(training: list[float], judged: list[float]) -> ImageRun:
-    return ImageRun(History(metrics={"judged": judged}), np.zeros(0), np.array(training))
+    return ImageRun(History(metrics={"judged": judged}), np.array(training), np.zeros(0))
 
 
 def test_training_stops_where_the_error_has_the_noise_s_size():

@@ -142,7 +142,7 @@ def test_the_table_of_renewals_has_what_follows_them():
     psnr = np.linspace(10, 20, 61)
     psnr[23] = 11.0  # within ten updates behind the renewal at 20
     psnr[55] = 2.0  # not within ten behind 40
-    run = fitting.ImageRun(training.History(), np.zeros(0), psnr)
+    run = fitting.ImageRun(training.History(), psnr, np.zeros(0))
     table = adam.renewal_table({20: run, 60: run}).set_index("period")
     assert table.preconditioners.tolist() == [3, 1] and np.isnan(table.fall[60])
     assert table.fall[20] == pytest.approx(psnr[20] - 11.0) and table.best[20] == 20

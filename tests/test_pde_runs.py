@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from seplib import preconditioning
-from seplib.pde import reference
 from seplib.reproduce import profiles, store
 from seplib.reproduce.criteria import held
 from seplib.studies.pde import comparison, figures, fitting, variants
@@ -219,7 +218,7 @@ def test_the_whole_study():
 
 def test_the_reference_table_compares_with_twice_the_resolution():
     settings = dataclasses.replace(SETTINGS, resolution=40)
-    table = reference.reference_errors(settings)
+    table = comparison.reference_errors(settings)
     assert table.resolution.tolist() == [5, 10, 20, 40]
     assert table.order.iloc[-1] == pytest.approx(2, abs=0.4)
     assert (table.largest.to_numpy()[-2:] < 5e-3).all()

@@ -12,7 +12,7 @@ import pytest
 
 from seplib.reproduce import plotting
 
-LIBRARY = Path(plotting.__file__).parent
+LIBRARY = Path(plotting.__file__).parents[1]
 
 
 def test_a_slider_holds_both_images_and_nothing_from_outside():

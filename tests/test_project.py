@@ -1,5 +1,6 @@
 """The repository itself: pins that agree, notebooks that were really executed."""
 
+import ast
 import re
 import tomllib
 from importlib.metadata import metadata
@@ -86,3 +87,18 @@ def test_committed_results_stay_small():
     files = [p for p in (ROOT / "results").rglob("*") if p.is_file() and "smoke" not in p.parts]
     assert all(p.stat().st_size <= 1_500_000 for p in files)
     assert sum(p.stat().st_size for p in files) <= 40_000_000
+
+
+def test_the_core_imports_nothing_of_the_other_rooms():
+    core = sorted((ROOT / "seplib").glob("[!_]*.py"))
+    assert len(core) <= 15
+    for path in core:
+        imported = [
+            name
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names])
+        ]
+        rooms = [name for name in imported if name.startswith("seplib.") and (ROOT / name.replace(".", "/")).is_dir()]
+        inside = [name for name in imported if name.count(".") > 1 and name.startswith("seplib.")]
+        assert rooms + inside == [], f"{path.name} imports {rooms + inside}"

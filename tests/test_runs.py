@@ -115,7 +115,10 @@ CHOICES = dict(
     eps=1e-3,
     amsgrad=True,
     beta2=0.9,
-    last=2.0,
+    last="torch",
+    hidden="inverse",
+    bias=False,
+    high=2.0,
     decay=0.9,
 )
 

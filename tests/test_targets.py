@@ -6,11 +6,12 @@ import torch
 from PIL import Image
 
 from seplib import targets
+from seplib.targets import images
 
 
 @pytest.mark.parametrize("name", ["astronaut", "chelsea", "coffee"])
 def test_bundled_images_need_no_network(name, monkeypatch):
-    monkeypatch.setattr(targets, "_download", lambda _: pytest.fail("reached for the network"))
+    monkeypatch.setattr(images, "_download", lambda _: pytest.fail("reached for the network"))
     image = targets.image(name, 64)
     assert image.name == name and image.values.shape == (3, 64, 64) and image.values.dtype == torch.float32
     assert 0 <= image.values.min() < image.values.max() <= 1
@@ -24,7 +25,7 @@ def test_a_data_folder_comes_first_and_its_checksum_is_said(tmp_path, monkeypatc
     assert image.name == "plane" and image.source == "SEPLIB_DATA, NOT the USC-SIPI pixels"
     assert torch.equal(image.values, torch.from_numpy(pixels.transpose(2, 0, 1).astype(np.float64) / 255).float())
     checksum = hashlib.sha256(pixels.tobytes()).hexdigest()
-    monkeypatch.setitem(targets._PAPER, "plane", ("4.2.05", checksum))
+    monkeypatch.setitem(images._PAPER, "plane", ("4.2.05", checksum))
     assert targets.image("plane").source == "SEPLIB_DATA, checksum verified"
 
 
@@ -32,7 +33,7 @@ def test_without_network_a_bundled_image_stands_in_and_says_so(monkeypatch):
     def offline(_):
         raise OSError("no route")
 
-    monkeypatch.setattr(targets, "_download", offline)
+    monkeypatch.setattr(images, "_download", offline)
     image = targets.image("plane", 32)
     assert image.name == "astronaut"
     assert image.source == "bundled with scikit-image, in place of plane: OSError on download"
@@ -52,7 +53,7 @@ def test_a_download_is_checked_before_it_is_used(tmp_path, monkeypatch):
     monkeypatch.setattr(pooch, "retrieve", retrieve)
     image = targets.image("plane", 32)
     assert image.name == "astronaut" and "ValueError on download" in image.source and not path.exists()
-    monkeypatch.setitem(targets._PAPER, "plane", ("4.2.05", hashlib.sha256(pixels.tobytes()).hexdigest()))
+    monkeypatch.setitem(images._PAPER, "plane", ("4.2.05", hashlib.sha256(pixels.tobytes()).hexdigest()))
     assert targets.image("plane", 32).source == "USC-SIPI, checksum verified"
 
 

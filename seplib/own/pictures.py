@@ -279,7 +279,8 @@ def load(path: str | Path) -> tuple[CP, list[Tensor]]:
     try:
         described = json.loads(config)
         state = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        values = torch.zeros((), dtype=next(iter(state.values())).dtype).expand(described["shape"])
+        precision = next(tensor.dtype for tensor in state.values() if tensor.is_floating_point())
+        values = torch.zeros((), dtype=precision).expand(described["shape"])
         model, axes = image_network(values, described["seed"], **CHOICES | described["network"])
         model.load_state_dict(state)
     except (ValueError, KeyError, TypeError, RuntimeError, StopIteration) as error:

@@ -136,7 +136,7 @@ class Report:
 
         Args:
             id: a claim's id.
-            cases: the criterion's cases by name, each a comparison, such as :func:`at_most`; a bare bool only where no
+            cases: the criterion's cases by name, each a comparison, such as :func:`seplib.reproduce.criteria.at_most`; a bare bool only where no
                 numbers are compared.
             paper: the paper's numbers by name, None where it prints none.
             measured: our numbers by the same names.

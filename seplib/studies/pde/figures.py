@@ -66,7 +66,7 @@ def reference(errors: pd.DataFrame) -> Figure:
     """Distance of the diffusion's reference solution from itself at twice the resolution (Fig. 4).
 
     Args:
-        errors: of :func:`seplib.pde.reference.reference_errors`.
+        errors: of :func:`seplib.studies.pde.comparison.reference_errors`.
     """
     figure, ((axes,),) = panels(1, 1, 3.4)
     axes.loglog(errors.resolution, errors["largest"], "o-", label="largest difference")
