@@ -39,8 +39,7 @@ class MSK(Method):
     ``O(N^3)`` for the eigenpairs; a step ``4 k N`` for applying S.
 
     Raises:
-        ValueError: k out of range, update_every below 1, an unknown modulation or solver; when called, a residual that
-            does not belong to the points.
+        ValueError: k, update_every, g or solver out of range; when called, a residual of other points.
     """
 
     def __init__(
@@ -78,8 +77,7 @@ class IGA(Method):
     Cost: an update ``O((N/p)^2 W L + (N/p)^3)``, a step ``4 k N / p`` for applying S_i.
 
     Raises:
-        ValueError: fewer than one batch or more batches than points, k out of range, an unknown modulation; when
-            called, a residual that does not belong to the points.
+        ValueError: batches, k, update_every or g out of range; when called, a residual of other points.
     """
 
     def __init__(

@@ -33,8 +33,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     Any number of processes may write the same path: the last one wins. When this returns, the content is on the disk.
 
     Raises:
-        OSError: the file cannot be written, such as on a full disk; it names the path, and leaves no part of the new
-            content.
+        OSError: the file cannot be written, such as on a full disk; it names the path, and leaves no new content.
     """
     part = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
@@ -85,9 +84,7 @@ class Checkpoint:
         A file that is damaged is kept beside, as ``NAME.damaged``; a warning says so, and the run starts over.
 
         Raises:
-            ValueError: no regular file; the checkpoint of another run, or of one with more updates. It is left as it
-                is.
-            OSError: the file cannot be read.
+            OSError, ValueError: no regular file that can be read; the checkpoint of another run, or of a longer one.
         """
         if not os.path.lexists(self.path):
             return None
@@ -177,8 +174,7 @@ def load(path: str | Path) -> nn.Module:
     """Network that :func:`save` wrote, on the CPU, in the precision that it had. Reading runs no code of the file.
 
     Raises:
-        ValueError: the file is damaged or holds something else.
-        OSError: there is no such file, or it cannot be read.
+        OSError, ValueError: the file cannot be read; it is damaged or holds something else.
 
     >>> from seplib import CP, FactorMLP
     >>> import tempfile

@@ -2,8 +2,8 @@
 
 The network is that of Theorem 2, two-layer factors in the "ntk" parametrization. Nothing here is random or finite-width
 except the draws of :func:`sample_random`. Everywhere ``activation`` is one of :data:`seplib.activations.NAMES`,
-``omega`` the frequency of "sine" and "cos", which are ``sin(omega z)`` and ``cos(omega z)``, and ``X`` stands for ``(N,
-D)`` points.
+``omega`` the frequency of "sine" and "cos", which are ``sin(omega z)`` and ``cos(omega z)``, and ``X`` stands for
+``(N, D)`` points. Other names, other shapes and a rank below 1 are a ValueError.
 """
 
 import math
@@ -116,8 +116,8 @@ def random_moments(
         Var V_d      = (prod_{d' != d} m_d' - prod_{d' != d} c_d'^2) / R
         Cov(V_d,V_e) = c_d c_e (prod_{d' != d,e} m_d' - prod_{d' != d,e} c_d'^2) / R,
 
-    and the variance of ``sum_d k_d V_d`` follows. The covariances vanish for D = 2. Cost: that of :func:`c` and ``O(D^3
-    N^2)``.
+    and the variance of ``sum_d k_d V_d`` follows. The covariances vanish for D = 2. Cost: that of :func:`c` and
+    ``O(D^3 N^2)``.
 
     >>> mean, variance = random_moments("relu", torch.zeros(1, 2), rank=4)  # 2 k^2 (3 c^2 - c^2) / R, k = 1, c = 1/2
     >>> variance

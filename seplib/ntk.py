@@ -30,13 +30,12 @@ def empirical(model: nn.Module, X: Tensor, X2: Tensor | None = None) -> Float[Te
     rule needs only the cotangents, so it holds for TT and Tucker networks (where the core adds a term of its own)
     and, with cotangent 1, for an MLP.
 
-    X and X2 are ``(N, D)`` and ``(N2, D)`` points; X2 is X itself if None. Cost a copy and factor: ``4 N P + 2 N^2 (R +
-    2 W (L - 1))`` operations and ``O(N (R + L W) + N^2)`` memory; the Jacobian's product would take ``2 N^2 P`` and ``N
-    P``.
+    X and X2 are ``(N, D)`` and ``(N2, D)`` points; X2 is X itself if None. Cost a copy and factor:
+    ``4 N P + 2 N^2 (R + 2 W (L - 1))`` operations and ``O(N (R + L W) + N^2)`` memory; the Jacobian's product would
+    take ``2 N^2 P`` and ``N P``.
 
     Raises:
-        ValueError: X or X2 is not an array of D-dimensional points; one factor network in two places.
-        TypeError: another network than CP, TT, Tucker, MLP, or factors that are no :class:`seplib.FactorMLP`.
+        TypeError, ValueError: no CP, TT or Tucker network of different FactorMLP factors, and no MLP; wrong points.
 
     >>> from seplib import CP, FactorMLP
     >>> model = CP([FactorMLP(3, width=4, depth=2) for _ in range(2)])
@@ -208,8 +207,7 @@ def grid(model: nn.Module, axes: Sequence[Tensor]) -> SymmetricOperator:
     ``2 (D + 2) R N + sum_d (4 n_d P + 2 n_d^2 (R + L W))`` operations for ``N = n_1 ... n_D`` points.
 
     Raises:
-        TypeError: not a CP network of :class:`seplib.FactorMLP` factors.
-        ValueError: the number or shape of the axes is wrong; one factor network in two places.
+        TypeError, ValueError: no CP network of :class:`seplib.FactorMLP` factors, all different; wrong axes.
 
     >>> from seplib import CP, FactorMLP
     >>> model = CP([FactorMLP(3, width=4, depth=2) for _ in range(2)])
@@ -225,8 +223,8 @@ def pseudo_grid(model: nn.Module, axes: Sequence[Tensor]) -> SymmetricOperator:
     """Pseudo-NTK of a CP network on a grid as a linear operator, Eq. (10) for any D.
 
     Every ``K_d^(r,s)`` of Lemma 3 is replaced by ``K_d / R`` for r = s, with K_d from :func:`pseudo`, and by 0 for r !=
-    s, so that D terms are left of D R^2. The rest is as for :func:`grid`. A product costs ``2 (D + 2) R N + 2 R sum_d
-    n_d^2`` operations.
+    s, so that D terms are left of D R^2. The rest is as for :func:`grid`. A product costs
+    ``2 (D + 2) R N + 2 R sum_d n_d^2`` operations.
 
     >>> from seplib import CP, FactorMLP
     >>> model = CP([FactorMLP(1, width=4, depth=2) for _ in range(2)])

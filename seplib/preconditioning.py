@@ -240,9 +240,8 @@ class SepPGD(Method):
         g: ``"flat"``, ``"sqrt"`` or ``"geometric"``, see :func:`modulate`.
 
     Raises:
-        ValueError: wrong axes, k out of range, update_every below 1, an unknown modulation; when called, a cotangent
-            that does not belong to the axes or points.
-        TypeError: the model is not a CP network.
+        TypeError, ValueError: no CP network, wrong axes, k out of range, update_every below 1, an unknown modulation;
+            when called, a cotangent that does not belong to the axes or points.
     """
 
     def __init__(

@@ -24,8 +24,7 @@ class Linearised(nn.Module):
     many targets.
 
     Raises:
-        TypeError: another kind of network.
-        ValueError: a network with more than one copy, fewer than one copy asked for.
+        TypeError, ValueError: another kind of network, one with several copies, fewer than one copy asked for.
 
     >>> h = Linearised(MLP(2, width=8, depth=3, activation="relu", parametrization="torch"), copies=3)
     >>> h.points(torch.zeros(5, 2)).shape

@@ -20,13 +20,12 @@ from seplib.factors import Data, EnsembleMLP, Network, as_input
 class Separable(Network):
     """What CP, TT and Tucker networks share: factor networks, asked axis by axis (Eqs. (2) and (3)).
 
-    A factor is a :class:`seplib.FactorMLP`, or any module with ``rank`` and ``ensemble`` that maps ``(n,)`` to ``(E, n,
-    R)``. Inputs are tensors of the parameters' dtype and device, or NumPy arrays.
+    A factor is a :class:`seplib.FactorMLP`, or any module with ``rank`` and ``ensemble`` that maps ``(n,)`` to
+    ``(E, n, R)``. Inputs are tensors of the parameters' dtype and device, or NumPy arrays.
 
     Raises:
-        TypeError: a factor without rank or ensemble.
-        ValueError: fewer than two factors, unequal ensembles, dtypes or devices, ranks that do not fit, an unknown
-            scale.
+        TypeError, ValueError: factors without rank or ensemble, fewer than two, unequal ensembles, dtypes or devices,
+            ranks that do not fit, an unknown scale.
     """
 
     def __init__(self, factors: Sequence[nn.Module], outputs: Sequence[int] | None, wanted: str):
@@ -42,7 +41,12 @@ class Separable(Network):
         kinds = [f"{like.dtype} on {like.device}" for f in factors if (like := some_parameter(f)) is not None]
         if len(set(kinds)) > 1:
             raise ValueError(f"the factors share one dtype and device, got {', '.join(kinds)}")
-        self.factors, self.ensemble = nn.ModuleList(factors), factors[0].ensemble
+        self.factors = nn.ModuleList(factors)
+
+    @property
+    def ensemble(self) -> int:
+        """Number of independent copies, E."""
+        return self.factors[0].ensemble
 
     def points(self, X: Data) -> Float[Tensor, "E N"]:
         """Values at scattered points, Eqs. (2) and (3): ``(N, D)`` to ``(E, N)``. Cost: D factor passes over N points.

@@ -72,13 +72,11 @@ class StreamedResidual:
     """The same step for a CP network on a grid of any D >= 2, and nothing of the data's size is formed (Eq. (8)).
 
     Beside the data it holds the compressed tensors C_e, a share ``k sum_d 1/n_d`` of the data, and one slab. A step
-    costs ``4 R N (1 + k sum_d 1/n_d)`` operations for N grid points beside the networks' own, a new preconditioner ``2
-    k D N``.
-    The loss is a difference of large numbers: in float32 its error is about 1e-6 of ``|Y|^2 / 2``.
+    costs ``4 R N (1 + k sum_d 1/n_d)`` operations for N grid points beside the networks' own, a new preconditioner
+    ``2 k D N``. The loss is a difference of large numbers: in float32 its error is about 1e-6 of ``|Y|^2 / 2``.
 
     Raises:
-        TypeError: another model than a CP network, or another preconditioner than :class:`seplib.SepPGD`.
-        ValueError: scattered points; a target without the model's ensemble axis.
+        TypeError, ValueError: no CP network, another preconditioner than SepPGD, scattered points, target of one copy.
     """
 
     def __init__(self, model: nn.Module, inputs: Inputs, target: Tensor, preconditioner: Preconditioning | None):

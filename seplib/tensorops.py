@@ -1,7 +1,8 @@
 """Tensor algebra on grids: the one place that fixes the vec and Kronecker order (Sec. 1, Definition 1).
 
-Every tensor carries a leading ensemble axis ``E`` of independent copies and then its ``D`` modes, ``(E, n_1, ...,
-n_D)``. Modes are counted from 0. The order of the entries is row-major ("C"), the last mode running fastest, so that
+Every tensor carries a leading ensemble axis ``E`` of independent copies and then its ``D`` modes,
+``(E, n_1, ..., n_D)``. Modes are counted from 0. The order of the entries is row-major ("C"), the last mode running
+fastest, so that
 
     vec(T x_d A) = (I x ... x A x ... x I) vec(T)        with A in the d-th place from the left.
 """

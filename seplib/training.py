@@ -98,10 +98,10 @@ def fit(
 ) -> History:
     """Fit a model to data on a grid or at points: the square loss of Eq. (6), plain or preconditioned descent, Eq. (7).
 
-    Each iteration evaluates ``Z = model.grid(axes)`` and sends the residual ``R = Z - Y``, the gradient of ``||R||^2 /
-    2``, or the preconditioner's answer to it backward through Z; the optimizer does the rest. Copies along the ensemble
-    axis do not interact if it acts element by element (SGD, Adam). Data are NumPy arrays, or tensors on the network's
-    device; axes and points have its dtype, a target takes it.
+    Each iteration evaluates ``Z = model.grid(axes)`` and sends the residual ``R = Z - Y``, the gradient of
+    ``||R||^2 / 2``, or the preconditioner's answer to it backward through Z; the optimizer does the rest. Copies along
+    the ensemble axis do not interact if it acts element by element (SGD, Adam). Data are NumPy arrays, or tensors on
+    the network's device; axes and points have its dtype, a target takes it.
 
     Args:
         model: a network with ``grid``; its parameters are changed in place.
@@ -133,8 +133,7 @@ def fit(
         The history, ``iterations + 1`` entries long unless stopped before.
 
     Raises:
-        ValueError: target, mask or grid do not fit each other or the network, a target that is not finite, a mask that
-            knows nothing, nothing to do; a checkpoint of another run.
+        ValueError: target, mask or grid do not fit; no finite target; nothing to do; a checkpoint of another run.
         TypeError: a streamed run of a model or with a preconditioner that cannot be streamed, or with a mask.
         FloatingPointError: the loss became NaN or infinite.
 
