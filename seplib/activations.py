@@ -1,11 +1,11 @@
 """Activation functions with their first three derivatives and their Gaussian expectations (Theorem 2, Table 5).
 
-Periodic activations carry the frequency ``omega`` of SIREN inside, ``sin(omega z)``; the derivatives are with respect to
-``z``. The others have no frequency and ignore it.
+Periodic activations carry the frequency ``omega`` of SIREN inside, ``sin(omega z)``; the derivatives are with respect
+to ``z``. The others have no frequency and ignore it.
 
 The Gaussian expectations are those of centred normal pairs (u, v) with variances a, b, covariance q and determinant
-``det = a b - q^2``. The determinant is an argument of its own, since for the pairs of Theorem 2 it is ``(x - x')^2``, free
-of the cancellation in ``a b - q^2``.
+``det = a b - q^2``. The determinant is an argument of its own, since for the pairs of Theorem 2 it is ``(x - x')^2``,
+free of the cancellation in ``a b - q^2``.
 """
 
 import math
@@ -27,12 +27,10 @@ class Activation:
 
     Attributes:
         name: its name in :data:`NAMES`.
-        value: z -> sigma(z), element by element.
-        slope: z -> sigma'(z); at a kink the value that torch's own backward uses.
-        curvature: z -> sigma''(z), almost everywhere.
-        third: z -> sigma'''(z), almost everywhere: what the backward pass through a second derivative needs.
-        covariance: ``E[sigma(u) sigma(v)]`` in closed form; None where there is none and a quadrature takes its place.
-        slope_covariance: ``E[sigma'(u) sigma'(v)]``, likewise.
+        value, slope, curvature, third: z -> sigma(z) and its derivatives, element by element; at a kink what torch's
+            own backward uses. A backward pass through a second derivative needs the third.
+        covariance, slope_covariance: ``E[sigma(u) sigma(v)]`` and ``E[sigma'(u) sigma'(v)]`` in closed form; None where
+            there is none and a quadrature takes its place.
         lipschitz: smallest Lipschitz constants of sigma and of sigma'; infinite where there is none, as at a kink.
         strip: distance of the real axis to the nearest singularity of sigma in the complex plane.
         together: z -> all four of value, slope, curvature and third, where that is cheaper than one by one.
@@ -162,7 +160,7 @@ def _erf(_: float) -> Activation:
 
 
 def _gelu(_: float) -> Activation:
-    # gelu(z) = z Phi(z): Stein's identity removes the factors u and v, and each density tilts the pair to another normal.
+    # gelu(z) = z Phi(z): Stein's identity removes the factors u, v, and each density tilts the pair to another normal.
     def covariance(a: Tensor, b: Tensor, q: Tensor, det: Tensor) -> Tensor:
         volume = 1 + a + b + det  # (1 + a)(1 + b) - q^2
         tilted = a * b + q * q * (1 / (1 + a) + 1 / (1 + b) - 1)
@@ -204,15 +202,10 @@ NAMES = tuple(_BUILDERS)
 
 
 def get(name: str | Activation, omega: float = 1.0) -> Activation:
-    """Look up an activation by name (Theorem 2, Table 5).
+    """Activation by name, one of :data:`NAMES`, or one's own, which is handed back as it is (Theorem 2, Table 5).
 
-    Args:
-        name: one of :data:`NAMES`, or an activation of one's own, which is handed back as it is. ``"leaky_relu"`` has
-            slope 0.01 on the left, torch's default.
-        omega: frequency of ``"sine"`` and ``"cos"``; the others have none.
-
-    Raises:
-        ValueError: no such activation.
+    Omega is the frequency of ``"sine"`` and ``"cos"``; ``"leaky_relu"`` has slope 0.01 on the left, torch's default.
+    ValueError: no such activation.
 
     >>> get("sine", omega=30.0).slope(torch.zeros(1))
     tensor([30.])

@@ -1,7 +1,7 @@
 """Preconditioned descent with the network's own kernel on all points: MSK and IGA (Sec. 4, prior arts; Table 1).
 
-Both know nothing of a grid's structure, so they serve any network whose kernel :func:`seplib.ntk.empirical` computes, on a
-grid or at scattered points, and pay for it with a kernel as large as the square of the number of points.
+Both know nothing of a grid's structure, so they serve any network whose kernel :func:`seplib.ntk.empirical` computes,
+on a grid or at scattered points, and pay for it with a kernel as large as the square of the number of points.
 """
 
 from collections.abc import Iterable, Sequence
@@ -32,20 +32,14 @@ class MSK(Method):
 
     Called with a residual it returns ``S r``: the eigenvalues of ``K S`` are exactly ``g(lambda_i)``.
 
-    Args:
-        model: any network that :func:`seplib.ntk.empirical` knows.
-        axes: D tensors ``(n_d,)``, or ``(N, D)`` scattered points.
-        k: number of modulated eigenvalues, 1 to N.
-        update_every: iterations between two computations of S.
-        g: ``"flat"``, ``"sqrt"`` or ``"geometric"``, see :func:`seplib.preconditioning.modulate`.
-        solver: ``"lanczos"`` for the top k eigenpairs alone, ``"full"`` for the decomposition of the prior art.
+    The model is any that :func:`seplib.ntk.empirical` knows, k goes up to N, the solver is ``"lanczos"`` for the top k
+    eigenpairs alone or ``"full"`` for the decomposition of the prior art; the rest is as for :class:`seplib.SepPGD`.
 
     Cost: an update takes the ``O(N^2 W L)`` operations of the kernel, ``8 E N^2`` bytes in float64, and ``O(k N^2)`` or
     ``O(N^3)`` for the eigenpairs; a step ``4 k N`` for applying S.
 
     Raises:
-        ValueError: k out of range, update_every below 1, an unknown modulation or solver; when called, a residual that does
-            not belong to the points.
+        ValueError: k, update_every, g or solver out of range; when called, a residual of other points.
     """
 
     def __init__(
@@ -58,9 +52,9 @@ class MSK(Method):
         solver: str = "lanczos",
     ):
         self.model, self.points = model, as_points(axes, model)
-        super().__init__([len(self.points)], self.points)
+        super().__init__([len(self.points)], self.points, k, update_every, g)
         check_modulation(k, len(self.points), "number of points", update_every, g, solver)
-        self.k, self.update_every, self.g, self.solver = k, update_every, g, solver
+        self.solver = solver
 
     def kernels(self) -> Iterable[Tensor]:
         """The network's own kernel (Sec. 4)."""
@@ -79,20 +73,11 @@ class IGA(Method):
     batch alone, computed when the batch is met and kept for ``update_every`` iterations. The residual outside the batch
     is set to zero, which makes the gradient that of the batch, times p to keep the full gradient's size on average.
 
-    Args:
-        model: any network that :func:`seplib.ntk.empirical` knows.
-        axes: D tensors ``(n_d,)``, or ``(N, D)`` scattered points.
-        batches: number of batches p.
-        k: number of modulated eigenvalues, 1 to the smallest batch.
-        update_every: iterations for which a batch's S_i is kept.
-        g: ``"flat"``, ``"sqrt"`` or ``"geometric"``, see :func:`seplib.preconditioning.modulate`.
-        generator: source of the shuffle; torch's default generator if None.
-
+    There are p = ``batches``, k goes up to the smallest one, the generator shuffles; the rest is as for :class:`MSK`.
     Cost: an update ``O((N/p)^2 W L + (N/p)^3)``, a step ``4 k N / p`` for applying S_i.
 
     Raises:
-        ValueError: fewer than one batch or more batches than points, k out of range, an unknown modulation; when called, a
-            residual that does not belong to the points.
+        ValueError: batches, k, update_every or g out of range; when called, a residual of other points.
     """
 
     def __init__(
@@ -109,10 +94,9 @@ class IGA(Method):
         if not 1 <= batches <= len(self.points):
             raise ValueError(f"batches must be between 1 and the number of points {len(self.points)}, got {batches}")
         check_modulation(k, len(self.points) // batches, "smallest batch", update_every, g)
-        self.k, self.update_every, self.g = k, update_every, g
         order = torch.randperm(len(self.points), generator=generator, device=generator and generator.device)
         self.batches = order.to(self.points.device).tensor_split(batches)
-        super().__init__([len(rows) for rows in self.batches], self.points)
+        super().__init__([len(rows) for rows in self.batches], self.points, k, update_every, g)
         self.preconditioners = [None] * batches
         self.begin()
 

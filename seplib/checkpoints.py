@@ -1,7 +1,7 @@
 """Files that are read back: written whole or not at all, checked whole before anything of them is taken.
 
-A checkpoint is a line with the SHA-256 of what follows, then an NPZ archive: arrays, and in JSON the tree that they hang in.
-Reading one runs no code.
+A checkpoint is a line with the SHA-256 of what follows, then an NPZ archive: arrays, and in JSON the tree that they
+hang in. Reading one runs no code.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     Any number of processes may write the same path: the last one wins. When this returns, the content is on the disk.
 
     Raises:
-        OSError: the file cannot be written, such as on a full disk; it names the path, and leaves no part of the new content.
+        OSError: the file cannot be written, such as on a full disk; it names the path, and leaves no new content.
     """
     part = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
@@ -59,11 +59,8 @@ def write_atomic(path: Path, data: bytes) -> None:
 class Checkpoint:
     """The file that a run is saved to and taken up from, made before the first update: it knows where the run began.
 
-    Args:
-        path: of the file.
-        step: the loss, whose data the run belongs to, see :class:`seplib.training.Step`.
-        parts: model, optimizer, preconditioner and scheduler by name, each None or with a state if it has one.
-        clip: of the gradient.
+    The run belongs to the data of its ``step``, see :func:`seplib.training.descend`; its ``parts`` are model,
+    optimizer, preconditioner and scheduler by name, each with a state if it has one.
     """
 
     def __init__(self, path: Path, step: Any, parts: dict[str, Any], clip: float | None):
@@ -82,35 +79,25 @@ class Checkpoint:
         write_atomic(self.path, _sealed("checkpoint", state))
 
     def resume(self, iterations: int) -> dict[str, Any] | None:
-        """Set network, optimizer and whatever else to where the run was left, all of it or nothing.
+        """Set all parts, or none, to where the run of so many iterations was left; its history, None for a new one.
 
         A file that is damaged is kept beside, as ``NAME.damaged``; a warning says so, and the run starts over.
 
-        Args:
-            iterations: that the run is to make in all.
-
-        Returns:
-            The history so far; None to start at the beginning.
-
         Raises:
-            ValueError: no regular file; the checkpoint of another run, or of one with more updates. It is left as it is.
-            OSError: the file cannot be read.
+            OSError, ValueError: no regular file that can be read; the checkpoint of another run, or of a longer one.
         """
         if not os.path.lexists(self.path):
             return None
         if not self.path.is_file():
             raise ValueError(f"checkpoint {self.path} is not a regular file")
+        data = self.path.read_bytes()
         try:
-            state = _unsealed("checkpoint", self.path.read_bytes())
+            state = _unsealed("checkpoint", data)
             settings = dict(state["settings"])
             samples = {what: np.array(state["samples"][what], dtype=float) for what in self._samples}
             updates = _updates(state["history"])
-        except _Broken as reason:
-            return self._start_over(str(reason))
-        except OSError:
-            raise
-        except Exception as error:  # intact, but not what is written here
-            return self._start_over(f"{type(error).__name__}: {error}")
+        except Exception as error:  # damaged; or intact, but not what is written here
+            return self._start_over(str(error) if isinstance(error, _Broken) else f"{type(error).__name__}: {error}")
         self._check_run(settings, samples)
         if updates > iterations:
             raise ValueError(f"checkpoint {self.path} holds {updates} updates, more than the {iterations} asked for")
@@ -149,9 +136,8 @@ class Checkpoint:
     def _start_over(self, reason: str) -> None:
         aside = self.path.with_name(f"{self.path.name}.damaged")
         self.path.replace(aside)
-        warnings.warn(
-            f"checkpoint {self.path} is damaged ({reason}); kept as {aside.name}, starting over", stacklevel=4
-        )
+        said = f"checkpoint {self.path} is damaged ({reason}); kept as {aside.name}, starting over"
+        warnings.warn(said, stacklevel=4)
 
 
 class _Broken(ValueError):
@@ -176,13 +162,9 @@ def _unsealed(kind: str, data: bytes) -> Any:
 def save(model: nn.Module, path: str | Path) -> None:
     """Save a network, weights and configuration, in a file without pickle, with a checksum, whole or not at all.
 
-    Args:
-        model: CP, TT or Tucker network of :class:`seplib.FactorMLP` factors, or an MLP, with activations of the library's own
-            and no encoding but :class:`seplib.FourierFeatures`.
-        path: of the file; one that is there is replaced.
-
     Raises:
-        TypeError: another network: only its maker knows how to make it again.
+        TypeError: no CP, TT or Tucker network of :class:`seplib.FactorMLP` factors, nor an MLP, with the library's
+            activations and no encoding but :class:`seplib.FourierFeatures`: only its maker knows how to make it again.
         OSError: the file cannot be written.
     """
     write_atomic(Path(path), _sealed("network", {"made": _recipe(model), "state": model.state_dict()}))
@@ -192,8 +174,7 @@ def load(path: str | Path) -> nn.Module:
     """Network that :func:`save` wrote, on the CPU, in the precision that it had. Reading runs no code of the file.
 
     Raises:
-        ValueError: the file is damaged or holds something else.
-        OSError: there is no such file, or it cannot be read.
+        OSError, ValueError: the file cannot be read; it is damaged or holds something else.
 
     >>> from seplib import CP, FactorMLP
     >>> import tempfile
@@ -202,14 +183,13 @@ def load(path: str | Path) -> nn.Module:
     ...     load(folder + "/model").points(torch.zeros(5, 2)).shape
     torch.Size([1, 5])
     """
+    data = Path(path).read_bytes()
     try:
-        content = _unsealed("network", Path(path).read_bytes())
+        content = _unsealed("network", data)
         with torch.device("meta"):  # nothing is drawn
             model = _made(**content["made"])
         model.load_state_dict(content["state"], assign=True)
         return model
-    except OSError:
-        raise
     except Exception as error:
         reason = str(error) if isinstance(error, _Broken) else type(error).__name__
         raise ValueError(f"{path} is damaged, or not written by seplib.save: {reason}") from None
@@ -217,34 +197,33 @@ def load(path: str | Path) -> nn.Module:
 
 def _recipe(network: nn.Module) -> dict[str, Any]:
     """What :func:`_made` makes the network from, in plain values."""
-    kind, refused = (
-        type(network),
-        "seplib.save knows networks of FactorMLP factors, and MLP, with activations of seplib, not",
-    )
-    own = "; save its state_dict(), and load that into a network made by the same code"
+    kind, encoding = type(network), getattr(network, "encoding", None)
     if kind in (CP, TT, Tucker):
         ranks = list(network.core.shape[1:]) if kind is Tucker else network.traits().get("ranks")
         different = list(dict.fromkeys(network.factors))
         factors = [[_recipe(factor) for factor in different], [different.index(factor) for factor in network.factors]]
         return {"kind": kind.__name__, "factors": factors, "ranks": ranks, "scale": getattr(network, "scale", None)}
     if kind not in (MLP, FactorMLP):
-        raise TypeError(f"{refused} {kind.__name__}{own}")
-    if network.activation.source is None:
-        raise TypeError(f"{refused} {network.activation.name!r}{own}")
-    encoding = getattr(network, "encoding", None)
-    if encoding is not None and type(encoding) is not FourierFeatures:
-        raise TypeError(f"{refused} the encoding {type(encoding).__name__}{own}")
-    (name, omega), first, last = network.activation.source, network.weights[0], network.weights[-1]
-    return {
-        "kind": kind.__name__,
-        "size": last.shape[1] if kind is FactorMLP else first.shape[-1],
-        "features": encoding and encoding.angular.numel(),
-        "network": dict(
-            width=first.shape[1], depth=network.depth, activation=name, omega=omega, ensemble=network.ensemble
-        )
+        own = kind.__name__
+    elif network.activation.source is None:
+        own = repr(network.activation.name)
+    elif encoding is not None and type(encoding) is not FourierFeatures:
+        own = f"the encoding {type(encoding).__name__}"
+    else:
+        (activation, omega), (width, inputs) = network.activation.source, network.weights[0].shape[1:]
+        shape = dict(width=width, depth=network.depth, ensemble=network.ensemble, bias=len(network.biases) > 0)
         # The law that the weights were drawn from is past; what is left of it are the scales.
-        | dict(parametrization="ntk" if any(s != 1 for s in network.scales) else "torch", bias=len(network.biases) > 0),
-    }
+        law = "ntk" if any(s != 1 for s in network.scales) or 0 < len(network.biases) < network.depth else "torch"
+        return {
+            "kind": kind.__name__,
+            "size": inputs if kind is MLP else network.rank,
+            "features": encoding and encoding.angular.numel(),
+            "network": dict(activation=activation, omega=omega, parametrization=law, **shape),
+        }
+    raise TypeError(
+        f"seplib.save knows networks of FactorMLP factors, and MLP, with activations of seplib, not {own}; "
+        "save its state_dict(), and load that into a network made by the same code"
+    )
 
 
 def _made(kind: str, **recipe: Any) -> nn.Module:
@@ -255,17 +234,14 @@ def _made(kind: str, **recipe: Any) -> nn.Module:
         return FactorMLP(recipe["size"], encoding=encoding, **recipe["network"])
     different, places = recipe["factors"]
     made = [_made(**factor) for factor in different]
-    factors, ranks = [made[place] for place in places], recipe["ranks"]
+    factors = [made[place] for place in places]
     if kind == "CP":
         return CP(factors, None if recipe["scale"] == 1 else "rank")
-    return {"TT": TT, "Tucker": Tucker}[kind](factors, ranks)
+    return {"TT": TT, "Tucker": Tucker}[kind](factors, recipe["ranks"])
 
 
 def packed(tree: Any) -> bytes:
-    """A tree of dictionaries, lists, tuples, tensors and plain values as bytes.
-
-    Raises:
-        TypeError: something else hangs in it.
+    """A tree of dictionaries, lists, tuples, tensors and plain values as bytes; TypeError for anything else.
 
     >>> unpacked(packed({"a": (1, [torch.arange(3)]), 2: None}))
     {'a': (1, [tensor([0, 1, 2])]), 2: None}
@@ -316,10 +292,8 @@ def _settings(model: nn.Module, optimizer: Any, preconditioner: Any, scheduler: 
     found |= {name: type(part).__name__ for name, part in parts.items()}
     found |= {name: repr(value) for name, value in optimizer.defaults.items() if name not in _MEANS}
     settings = {name: getattr(preconditioner, name, None) for name in ("k", "update_every", "g", "solver")}
-    if scheduler is not None:
-        settings |= {
-            f"scheduler's {name}": v for name, v in scheduler.state_dict().items() if isinstance(v, int | float)
-        }
+    rates = scheduler.state_dict().items() if scheduler else ()
+    settings |= {f"scheduler's {name}": value for name, value in rates if isinstance(value, int | float)}
     return found | {name: repr(value) for name, value in settings.items() if value is not None}
 
 

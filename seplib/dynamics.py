@@ -15,10 +15,8 @@ from seplib.training import State, fit
 class Descent:
     """Plain gradient descent with a small step, followed in function space (Eq. (5)).
 
-    Attributes:
-        times: ``(T,)``, step times number of updates.
-        residuals: ``(T, E, N)``, prediction minus target on the grid's points.
-        moved: ``(E,)``, distance that all parameters together have moved, ``||Theta(t) - Theta(0)||`` of Theorem 3.
+    Times are step times number of updates; residuals are prediction minus target on the grid's points; ``moved`` is the
+    distance that all parameters together have moved, ``||Theta(t) - Theta(0)||`` of Theorem 3.
     """
 
     times: Float[Tensor, " T"]
@@ -37,18 +35,8 @@ class Descent:
 def descend(model: nn.Module, axes: Sequence[Tensor], target: Tensor, step: float, iterations: int) -> Descent:
     """Train on a grid by plain gradient descent, Euler's method for the gradient flow of Theorem 3 and Eq. (5).
 
-    Args:
-        model: a network with ``grid``; its parameters are changed in place.
-        axes: D tensors ``(n_d,)``.
-        target: ``(E, n_1, ..., n_D)`` or, for all copies the same, ``(n_1, ..., n_D)``.
-        step: of gradient descent on half the squared residual norm; below ``2 / lambda_1`` of the kernel to converge.
-        iterations: number of updates.
-
-    Returns:
-        The course of the residuals, ``iterations + 1`` entries long. Memory: that times E N numbers.
-
-    Raises:
-        ValueError: step not positive; whatever :func:`seplib.training.fit` refuses.
+    The step, on half the squared residual norm, must be below ``2 / lambda_1`` of the kernel to converge; the rest is
+    as for :func:`seplib.training.fit`. The course has ``iterations + 1`` entries of E N numbers.
 
     >>> from seplib import CP, FactorMLP
     >>> axes = [torch.linspace(-1, 1, 4)] * 2
@@ -76,14 +64,8 @@ def descend(model: nn.Module, axes: Sequence[Tensor], target: Tensor, step: floa
 def drift(before: Tensor, after: Tensor) -> Float[Tensor, " E"]:
     """Relative change of a kernel, ``||K(t) - K(0)||_F / ||K(0)||_F`` (Theorem 3, Fig. 1(c)).
 
-    Also the distance of two seeds (Fig. 1(a), (b)) or of a kernel to its limit (Theorem 2), relative to ``before``.
-
-    Args:
-        before: ``(E, N, N)`` kernels, or one ``(N, N)`` for all.
-        after: ``(E, N, N)`` kernels.
-
-    Raises:
-        ValueError: kernels of different sizes.
+    Also the distance of two seeds (Fig. 1(a), (b)) or of a kernel to its limit (Theorem 2), relative to ``before``,
+    which may be one ``(N, N)`` for all.
 
     >>> drift(torch.eye(2), 1.5 * torch.eye(2)[None])
     tensor([0.5000])
@@ -99,11 +81,8 @@ def drift(before: Tensor, after: Tensor) -> Float[Tensor, " E"]:
 class ModeDecay:
     """Residual in the kernel's top eigenvectors, measured and predicted by Eq. (5).
 
-    Attributes:
-        rates: ``(E, k)`` eigenvalues, the largest first.
-        times: ``(T,)``.
-        measured: ``(T, E, k)`` amplitudes ``v_i^T (u(t) - y)`` divided by those at time 0.
-        predicted: ``(T, E, k)``, ``exp(-lambda_i t)``.
+    The rates are eigenvalues, the largest first; measured are amplitudes ``v_i^T (u(t) - y)`` divided by those at time
+    0; predicted are ``exp(-lambda_i t)``.
     """
 
     rates: Float[Tensor, "E k"]
@@ -126,16 +105,10 @@ class ModeDecay:
 
 @torch.no_grad()
 def mode_decay(K: Tensor, times: Tensor, residuals: Tensor, k: int) -> ModeDecay:
-    """Split a run's residuals into the kernel's eigenvectors, Eq. (5).
+    """Split a run's residuals into the kernel's eigenvectors, Eq. (5); ValueError for sizes that do not fit.
 
-    Args:
-        K: ``(E, N, N)`` kernels at time 0.
-        times: ``(T,)``.
-        residuals: ``(T, E, N)``, from :func:`descend`.
-        k: number of modes, the largest eigenvalues first.
-
-    Raises:
-        ValueError: k out of range, or sizes that do not fit.
+    K holds ``(E, N, N)`` kernels at time 0; times ``(T,)`` and residuals ``(T, E, N)`` are those of :func:`descend`.
+    The k modes are those of the largest eigenvalues.
 
     >>> times = torch.tensor([0., 1.])
     >>> decay = mode_decay(torch.eye(2)[None], times, torch.tensor([[[1., 1.]], [[0.5, 0.25]]]), k=2)
@@ -155,24 +128,10 @@ def mode_decay(K: Tensor, times: Tensor, residuals: Tensor, k: int) -> ModeDecay
     return ModeDecay(rates, times, amplitudes / amplitudes[0], torch.exp(-times[:, None, None] * rates))
 
 
-def condition_number(K: Tensor) -> Float[Tensor, " E"]:
-    """Largest over smallest eigenvalue, the convergence rate's spread (Secs. 3 and 4).
-
-    Eigenvalues below the rounding error of the largest count as that error, so a singular kernel gives about 1/eps.
-
-    >>> condition_number(torch.diag(torch.tensor([4., 1.]))[None])
-    tensor([4.])
-    """
-    values = torch.linalg.eigvalsh(K)
-    top = values[:, -1]
-    return top / torch.maximum(values[:, 0], torch.finfo(K.dtype).eps * top)
-
-
 def effective_rank(values: Tensor) -> Float[Tensor, " E"]:
-    """Effective rank of a spectrum, ``exp(entropy of lambda / sum(lambda))`` (Fig. 1(d); Roy and Vetterli, 2007).
+    """Effective rank of ``(E, m)`` eigenvalues, ``exp(entropy of their shares)`` (Fig. 1(d); Roy and Vetterli, 2007).
 
-    Args:
-        values: ``(E, m)`` eigenvalues; negative ones are rounding errors and count as 0.
+    Negative ones are rounding errors and count as 0.
 
     >>> effective_rank(torch.tensor([[1., 1., 0.]]))
     tensor([2.])

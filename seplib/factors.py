@@ -18,9 +18,10 @@ Data = Tensor | np.ndarray
 
 
 class Network(nn.Module):
-    """What all networks share: ``model(X)``, and a state dict that says what the weights alone do not (Sec. 1, Table 5).
+    """What all networks share: ``model(X)``, and a state dict that says more than the weights (Sec. 1, Table 5).
 
-    The weights of a network with another omega would fit and compute something else: ``load_state_dict`` raises a ValueError.
+    The weights of a network with another omega would fit and compute something else: ``load_state_dict`` raises a
+    ValueError.
     """
 
     ensemble: int
@@ -34,7 +35,7 @@ class Network(nn.Module):
         return self.points(X) if isinstance(X, Data) else self.grid(X)
 
     def get_extra_state(self) -> Tensor:
-        """The traits as JSON, a row of bytes for each copy: like all else in a state dict it can be cut by copies (Sec. A.12)."""
+        """The traits as JSON, a row of bytes a copy: like all of a state dict it can be cut by copies (Sec. A.12)."""
         text = torch.tensor(list(json.dumps(self.traits()).encode()), dtype=torch.uint8)
         return text.repeat(self.ensemble, 1)
 
@@ -43,9 +44,7 @@ class Network(nn.Module):
         try:
             found = dict(json.loads(bytes(state[0].tolist())))
         except (ValueError, TypeError, IndexError):
-            raise ValueError(
-                "the state dict does not say whose weights it holds: its _extra_state is damaged"
-            ) from None
+            raise ValueError("a state dict that does not say whose weights it holds: damaged _extra_state") from None
         for name, ours in self.traits().items():
             if found.get(name) != ours:
                 raise ValueError(f"these are weights of a network with {name} {found.get(name)}, this one has {ours}")
@@ -66,9 +65,10 @@ class EnsembleMLP(Network):
     "torch"   1                U(-1/sqrt(m), 1/sqrt(m))                       U(-1/sqrt(m), 1/sqrt(m))
     ========  ===============  =============================================  ==========================
 
-    with ``m`` the layer's number of inputs. "siren" is the scheme of Sitzmann et al. (2020); "ntk" with two layers is
-    the network of Theorem 2. ``bias=False`` leaves out all biases. The entries are drawn in float64 on the generator's device and then cast, so one seed
-    means one network on every device and, up to rounding, in every precision.
+    with ``m`` the layer's number of inputs. Others, sizes below 1 and an omega that is not positive are a ValueError.
+    "siren" is the scheme of Sitzmann et al. (2020); "ntk" with two layers is the network of Theorem 2. ``bias=False``
+    leaves out all biases. The entries are drawn in float64 on the generator's device and then cast, so one seed means
+    one network on every device and, up to rounding, in every precision.
     """
 
     def __init__(
@@ -156,11 +156,7 @@ class EnsembleMLP(Network):
         return self.linear(self.depth - 1, h)
 
     def tape(self, h: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """What backpropagation by hand needs: every layer's input and every hidden slope (design of Eq. (10)'s kernels).
-
-        Returns:
-            ``[h_0, ..., h_{L-1}]`` and ``[sigma'(z_1), ..., sigma'(z_{L-1})]``, each ``(E, n, size)``.
-        """
+        """All ``h_{l-1}`` and ``sigma'(z_l)``, each ``(E, n, size)``, for backpropagation by hand (Eq. (10))."""
         inputs, slopes = [h if h.ndim == 3 else h[None]], []
         for layer in range(self.depth - 1):
             z = self.linear(layer, inputs[-1])
@@ -205,9 +201,9 @@ class FourierFeatures(nn.Module):
 
     def jet(self, x: Float[Tensor, " n"]) -> tuple[Tensor, Tensor, Tensor]:
         """Encoding with its first and second derivative in x, each ``(n, 2m)`` (Table 5)."""
-        phase = x[:, None] * self.angular
-        value = torch.cat([phase.sin(), phase.cos()], -1)
-        first = torch.cat([self.angular * phase.cos(), -self.angular * phase.sin()], -1)
+        value = self(x)
+        sine, cosine = value.chunk(2, -1)
+        first = torch.cat([self.angular * cosine, -self.angular * sine], -1)
         return value, first, -(torch.cat([self.angular, self.angular]) ** 2) * value
 
 
@@ -227,9 +223,6 @@ class FactorMLP(EnsembleMLP):
         generator: source of the initial values; torch's default generator if None.
         dtype, device: of the parameters; torch's defaults if None.
 
-    Raises:
-        ValueError: a size below 1, omega not positive, an unknown parametrization or activation.
-
     >>> factor = FactorMLP(5, width=8, depth=3, ensemble=2)
     >>> factor(torch.linspace(-1, 1, 7)).shape
     torch.Size([2, 7, 5])
@@ -245,29 +238,22 @@ class FactorMLP(EnsembleMLP):
         return self.weights[-1].shape[1]
 
     def encode(self, x: Data) -> Float[Tensor, "n m"]:
-        """Inputs of the first layer, ``(n, m)``: the coordinate itself or its encoding (Table 5).
-
-        Raises:
-            ValueError: ``x`` is not one-dimensional, or has another dtype or device than the weights.
-        """
+        """Inputs of the first layer, ``(n, m)``: the coordinate or its encoding; ValueError for no axis (Table 5)."""
         x = as_input(x, self.weights[0])
         if x.ndim != 1:
             raise ValueError(f"a factor takes a one-dimensional tensor of coordinates (n,), got shape {tuple(x.shape)}")
         return x[:, None] if self.encoding is None else self.encoding(x)
 
     def forward(self, x: Data) -> Float[Tensor, "E n R"]:
-        """Factor matrix ``f_{Theta_d}(x)`` of Definition 1, transposed: ``(n,)`` coordinates to ``(E, n, R)``.
-
-        Cost: ``2 E n P`` for P weights a copy.
-        """
+        """Factor matrix ``f_{Theta_d}(x)`` of Definition 1, transposed: ``(n,)`` to ``(E, n, R)``, in ``2 E n P``."""
         return self.apply_layers(self.encode(x))
 
     def start_jet(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Inputs of the first layer with their first and second derivative in x, each ``(n, m)`` (Sec. A.12, PINNs)."""
+        if self.encoding is not None:
+            return self.encoding.jet(x)
         value = self.encode(x)
-        return (
-            (value, torch.ones_like(value), torch.zeros_like(value)) if self.encoding is None else self.encoding.jet(x)
-        )
+        return value, torch.ones_like(value), torch.zeros_like(value)
 
     def jet(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Value, first and second derivative in x, each ``(E, n, R)`` (Sec. A.12, PINNs).
@@ -288,12 +274,7 @@ class FactorMLP(EnsembleMLP):
 
 
 def as_input(x: Data, like: Tensor | None, what: str = "input") -> Tensor:
-    """A tensor as it is, a NumPy array as a tensor of the network's dtype and device (Sec. A.12).
-
-    Args:
-        x: the data.
-        like: a parameter of the network; None for a network without any.
-        what: it is, in a word.
+    """A tensor as it is, a NumPy array as one like ``like``, a parameter of the network (Sec. A.12).
 
     Raises:
         ValueError: a tensor of another dtype or device: which of the two is meant, nobody but the caller knows.

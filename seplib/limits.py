@@ -1,8 +1,9 @@
 """Limit kernels of wide CP networks: deterministic (Theorem 2) and random (Corollary 1).
 
 The network is that of Theorem 2, two-layer factors in the "ntk" parametrization. Nothing here is random or finite-width
-except the draws of :func:`sample_random`. Everywhere ``activation`` is one of :data:`seplib.activations.NAMES`, ``omega`` the
-frequency of "sine" and "cos", which are ``sin(omega z)`` and ``cos(omega z)``, and ``X`` stands for ``(N, D)`` points.
+except the draws of :func:`sample_random`. Everywhere ``activation`` is one of :data:`seplib.activations.NAMES`,
+``omega`` the frequency of "sine" and "cos", which are ``sin(omega z)`` and ``cos(omega z)``, and ``X`` stands for
+``(N, D)`` points. Other names, other shapes and a rank below 1 are a ValueError.
 """
 
 import math
@@ -16,19 +17,16 @@ from seplib.activations import Activation
 from seplib.operators import KroneckerOperator
 from seplib.separable import check_points
 
-# The trapezoidal rule's step and cut are chosen for this many nats: e^-46 = 1e-20, of which the singularities of the slopes'
-# product, poles of fourth order for tanh, take up to 46^3 / 6.
+# The trapezoidal rule's step and cut are chosen for this many nats: e^-46 = 1e-20, of which the singularities of the
+# slopes' product, poles of fourth order for tanh, take up to 46^3 / 6.
 _NATS = 46.0
 
 
 def c(activation: str, x: Tensor, y: Tensor, omega: float = 1.0) -> Float[Tensor, "n m"]:
     """Covariance of a factor's outputs in the limit, ``c(x, y) = E[sigma(w x + b) sigma(w y + b)]``, Theorem 2.
 
-    ``(n,)`` and ``(m,)`` coordinates give ``(n, m)``. Closed forms, exact up to rounding; for tanh, which has none, a trapezoidal
-    rule in (w, b) with about ``(97 max(1, |x|, |y|)) 97`` nodes and an error below 1e-14 in float64.
-
-    Raises:
-        ValueError: an unknown activation, or coordinates that are not one-dimensional.
+    ``(n,)`` and ``(m,)`` coordinates give ``(n, m)``. Closed forms, exact up to rounding; for tanh, which has none, a
+    trapezoidal rule in (w, b) with about ``(97 max(1, |x|, |y|)) 97`` nodes and an error below 1e-14 in float64.
 
     >>> c("relu", torch.tensor([0.]), torch.tensor([0.]))      # E[relu(b)^2] = 1/2
     tensor([[0.5000]])
@@ -39,8 +37,8 @@ def c(activation: str, x: Tensor, y: Tensor, omega: float = 1.0) -> Float[Tensor
 def k(activation: str, x: Tensor, y: Tensor, omega: float = 1.0) -> Float[Tensor, "n m"]:
     """Limit of a factor's NTK, ``k(x, y) = c(x, y) + (x y + 1) E[sigma'(w x + b) sigma'(w y + b)]``, Theorem 2.
 
-    Arguments, accuracy and errors as for :func:`c`. The theorem asks for a differentiable sigma; at the kink of "relu" and
-    "leaky_relu" the slope's value does not matter, since ``w x + b`` meets it with probability zero.
+    Arguments, accuracy and errors as for :func:`c`. The theorem asks for a differentiable sigma; at the kink of "relu"
+    and "leaky_relu" the slope's value does not matter, since ``w x + b`` meets it with probability zero.
 
     >>> k("relu", torch.tensor([0.]), torch.tensor([0.]))      # 1/2 + P(b > 0)
     tensor([[1.]])
@@ -50,13 +48,10 @@ def k(activation: str, x: Tensor, y: Tensor, omega: float = 1.0) -> Float[Tensor
 
 
 def deterministic(activation: str, X: Tensor, X2: Tensor | None = None, *, omega: float = 1.0) -> Float[Tensor, "N N2"]:
-    """Limit kernel of a CP network as width and rank grow, ``sum_d k(x_d, x'_d) prod_{d' != d} c(x_d', x'_d')``, Theorem 2.
+    """Limit kernel of a wide CP network of high rank, ``sum_d k(x_d, x'_d) prod_{d' != d} c(x_d', x'_d')``, Theorem 2.
 
-    It is also the exact mean of the NTK over the initialization, at any finite width and rank. X2 is X itself if None. Cost: D
-    times that of :func:`c` and :func:`k`, and ``O(D^2 N N2)``.
-
-    Raises:
-        ValueError: an unknown activation, or points that are not ``(N, D)`` with one D.
+    It is also the exact mean of the NTK over the initialization, at any finite width and rank. X2 is X itself if None.
+    Cost: D times that of :func:`c` and :func:`k`, and ``O(D^2 N N2)``.
 
     >>> deterministic("relu", torch.zeros(1, 3))               # 3 k c^2 = 3 * 1 * 1/4
     tensor([[0.7500]])
@@ -67,9 +62,6 @@ def deterministic(activation: str, X: Tensor, X2: Tensor | None = None, *, omega
 
 def grid(activation: str, axes: list[Tensor], *, omega: float = 1.0) -> KroneckerOperator:
     """Limit kernel of Theorem 2 on a grid as a linear operator: D Kronecker products of ``n_d x n_d`` matrices.
-
-    Raises:
-        ValueError: an unknown activation, or axes that are not one-dimensional.
 
     >>> x = torch.linspace(-1, 1, 3)
     >>> K = grid("erf", [x, x]).dense()
@@ -85,16 +77,13 @@ def grid(activation: str, axes: list[Tensor], *, omega: float = 1.0) -> Kronecke
 def sample_random(
     activation: str, X: Tensor, rank: int, samples: int, generator: torch.Generator | None = None, *, omega: float = 1.0
 ) -> Float[Tensor, "samples N N"]:
-    """Draws of the random limit kernel of fixed rank and infinite width, ``sum_d k(x_d, x'_d) V_d(x, x')``, Corollary 1.
+    """Random draws of the limit kernel of fixed rank at infinite width, ``sum_d k(x_d, x'_d) V_d(x, x')``, Corollary 1.
 
     ``V_d(x, x')`` is the mean over r of ``prod_{d' != d} g_d'r(x_d') g_d'r(x'_d')`` with independent Gaussian processes
     ``g_d'r`` of covariance c; one draw of the processes serves all d, since the V_d share them.
 
     The draws are made on the generator's device: a seed means the same draws wherever X is. Cost: ``4 D samples R N^2``
     operations, ``O(samples (D R N + N^2))`` numbers of memory.
-
-    Raises:
-        ValueError: an unknown activation, points that are not ``(N, D)``, rank or samples below 1.
 
     >>> generator = torch.Generator().manual_seed(0)
     >>> sample_random("tanh", torch.rand(4, 2), rank=3, samples=5, generator=generator).shape
@@ -105,7 +94,7 @@ def sample_random(
     covariances, kernels = _coordinates(activation, X, None, omega)
     paths = []
     for covariance in covariances:
-        # Points with a coordinate in common make the covariance singular: a symmetric root bears that, Cholesky's does not.
+        # Points with a coordinate in common make it singular: a symmetric root bears that, Cholesky's does not.
         values, vectors = torch.linalg.eigh(covariance)
         root = vectors * values.clamp_min(0).sqrt()
         source = dict(generator=generator, device=generator and generator.device)
@@ -127,12 +116,10 @@ def random_moments(
         Var V_d      = (prod_{d' != d} m_d' - prod_{d' != d} c_d'^2) / R
         Cov(V_d,V_e) = c_d c_e (prod_{d' != d,e} m_d' - prod_{d' != d,e} c_d'^2) / R,
 
-    and the variance of ``sum_d k_d V_d`` follows. The covariances vanish for D = 2. Cost: that of :func:`c` and ``O(D^3 N^2)``.
+    and the variance of ``sum_d k_d V_d`` follows. The covariances vanish for D = 2. Cost: that of :func:`c` and
+    ``O(D^3 N^2)``.
 
-    Raises:
-        ValueError: an unknown activation, points that are not ``(N, D)``, rank below 1.
-
-    >>> mean, variance = random_moments("relu", torch.zeros(1, 2), rank=4)    # 2 k^2 (3 c^2 - c^2) / R with k = 1, c = 1/2
+    >>> mean, variance = random_moments("relu", torch.zeros(1, 2), rank=4)  # 2 k^2 (3 c^2 - c^2) / R, k = 1, c = 1/2
     >>> variance
     tensor([[0.2500]])
     """

@@ -1,4 +1,4 @@
-"""What is measured of a run: PSNR, SSIM, error spectra, IoU, relative L2 error of Sec. 5; slopes over sizes; time as the device has it."""
+"""What is measured of a run: PSNR, SSIM, error spectra, IoU of Sec. 5; slopes over sizes; time as the device has it."""
 
 import math
 import time
@@ -33,13 +33,8 @@ def ssim(prediction: Tensor, target: Tensor) -> float:
 def error_spectrum(prediction: Tensor, target: Tensor) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
     """Energy of an image error by spatial frequency, radially summed (Sec. 5, spectral bias).
 
-    Args:
-        prediction: ``(C, H, W)``.
-        target: ``(C, H, W)``.
-
-    Returns:
-        Frequencies in cycles per pixel (centres of rings up to the corner sqrt(1/2)) and the energy in each ring; the
-        energies add up to the mean squared error (Parseval).
+    Images are ``(C, H, W)``. Returns frequencies in cycles per pixel (centres of rings up to the corner sqrt(1/2)) and
+    the energy in each ring; the energies add up to the mean squared error (Parseval).
 
     >>> f, e = error_spectrum(torch.ones(1, 8, 8), torch.zeros(1, 8, 8))
     >>> round(e.sum().item(), 6)
@@ -71,27 +66,11 @@ def iou(prediction: Tensor, target: Tensor, threshold: float = 0.5) -> float:
     return (a & b).sum().item() / union if union else 1.0
 
 
-def relative_l2(prediction: Tensor, target: Tensor) -> float:
-    """Relative error ``||u - v|| / ||v||`` in the Euclidean norm (Sec. 5, PINNs).
-
-    >>> relative_l2(torch.tensor([3., 3.]), torch.tensor([3., 4.]))
-    0.2
-    """
-    return torch.linalg.vector_norm(prediction - target).item() / torch.linalg.vector_norm(target).item()
-
-
 def slope(x: Sequence[float], runs: np.ndarray, level: float = 0.95) -> tuple[float, float, float]:
     """Log-log slope over sizes with its confidence interval over seeds (Theorems 2 and 3; Fig. 1).
 
-    A line is fitted to each seed's values; the interval is Student's for the mean of the seeds' slopes.
-
-    Args:
-        x: sizes.
-        runs: ``(seeds, sizes)`` positive values.
-        level: of the interval.
-
-    Returns:
-        Slope, lower and upper end.
+    A line is fitted to each seed's ``(seeds, sizes)`` positive values; the interval is Student's for the mean of the
+    seeds' slopes.
 
     >>> mean, low, high = slope([1, 2, 4], np.array([[1, 1 / 2, 1 / 4], [2, 1, 1 / 2]]))
     >>> round(mean, 6)
@@ -109,11 +88,8 @@ def slope(x: Sequence[float], runs: np.ndarray, level: float = 0.95) -> tuple[fl
 def eckart_young(target: Tensor, rank: int) -> float:
     """Smallest relative error ``||Z - Y|| / ||Y||`` that any Z of a given rank can have, channel by channel (Table 8).
 
-    By Eckart and Young the singular values behind the rank give it; a bivariate CP network of rank R cannot do better.
-
-    Args:
-        target: ``(E, n_1, n_2)``.
-        rank: of each channel of Z, 0 or more.
+    By Eckart and Young the singular values of ``(E, n_1, n_2)`` behind the rank give it; a bivariate CP network of that
+    rank cannot do better.
 
     >>> eckart_young(torch.diag(torch.tensor([4., 3., 0.]))[None], 1)
     0.6

@@ -30,18 +30,12 @@ def empirical(model: nn.Module, X: Tensor, X2: Tensor | None = None) -> Float[Te
     rule needs only the cotangents, so it holds for TT and Tucker networks (where the core adds a term of its own)
     and, with cotangent 1, for an MLP.
 
-    Args:
-        model: a CP, TT or Tucker network, or the MLP baseline.
-        X: ``(N, D)`` points.
-        X2: ``(N2, D)`` points; X itself if None.
-
-    Returns:
-        ``(E, N, N2)``. Cost a copy and factor: ``4 N P + 2 N^2 (R + 2 W (L - 1))`` operations and
-        ``O(N (R + L W) + N^2)`` memory; the Jacobian's product would take ``2 N^2 P`` and ``N P``.
+    X and X2 are ``(N, D)`` and ``(N2, D)`` points; X2 is X itself if None. Cost a copy and factor:
+    ``4 N P + 2 N^2 (R + 2 W (L - 1))`` operations and ``O(N (R + L W) + N^2)`` memory; the Jacobian's product would
+    take ``2 N^2 P`` and ``N P``.
 
     Raises:
-        ValueError: X or X2 is not an array of D-dimensional points; one factor network in two places.
-        TypeError: not one of the four network types, or factors that are no :class:`seplib.FactorMLP`.
+        TypeError, ValueError: no CP, TT or Tucker network of different FactorMLP factors, and no MLP; wrong points.
 
     >>> from seplib import CP, FactorMLP
     >>> model = CP([FactorMLP(3, width=4, depth=2) for _ in range(2)])
@@ -67,14 +61,9 @@ def pseudo(factor: nn.Module, x: Tensor) -> Float[Tensor, "E n n"]:
     It is the exact kernel of the scalar network ``sum_r f(x)_r``, that is the sum over all r and s of Lemma 1's
     ``K_d^(r,s)``; divide by R for the mean over the outputs that Eq. (10) puts in place of each diagonal block.
 
-    Args:
-        factor: a factor network with R outputs: a :class:`seplib.FactorMLP`, or any module that maps ``(n,)`` to
-            ``(E, n, R)`` point by point and that :mod:`torch.func` can differentiate.
-        x: ``(n,)`` coordinates.
-
-    Returns:
-        ``(E, n, n)``, symmetric positive semi-definite. Cost a copy: ``4 (L - 2) n W^2 + 4 (L - 1) n^2 W``
-        operations, ``O(n W + n^2)`` memory; for another module that of its Jacobian, ``2 n^2 P`` and ``n P``.
+    The factor is a :class:`seplib.FactorMLP`, or any module that maps ``(n,)`` to ``(E, n, R)`` point by point and that
+    :mod:`torch.func` can differentiate. Cost a copy: ``4 (L - 2) n W^2 + 4 (L - 1) n^2 W`` operations, ``O(n W + n^2)``
+    memory; for another module that of its Jacobian, ``2 n^2 P`` and ``n P``.
 
     >>> from seplib import FactorMLP
     >>> factor = FactorMLP(1, width=4, depth=1)          # f(x) = w x + b, so K(x, x') = x x' + 1
@@ -82,7 +71,7 @@ def pseudo(factor: nn.Module, x: Tensor) -> Float[Tensor, "E n n"]:
     tensor([[[1., 1.],
              [1., 5.]]])
     """
-    if not hasattr(factor, "tape"):
+    if type(factor).forward is not FactorMLP.forward:  # whatever else it computes, the layers do not tell
         return _jacobian_gram(factor, x)
     tape = factor.tape(factor.encode(x))
     # The same cotangent at every point: kept as one row.
@@ -105,15 +94,10 @@ def _jacobian_gram(factor: nn.Module, x: Tensor) -> Float[Tensor, "E n n"]:
 
 @torch.no_grad()
 def blocks(factor: FactorMLP, x: Tensor) -> Float[Tensor, "E R R n n"]:
-    """Kernels ``K_d^(r,s)`` between every two outputs of a factor network, Lemma 3.
+    """Kernels ``K_d^(r,s)`` between every two of the R outputs of a factor network, Lemma 3.
 
-    Args:
-        factor: a factor network with R outputs.
-        x: ``(n,)`` coordinates.
-
-    Returns:
-        ``(E, R, R, n, n)``; entry (r, s, i, j) is the inner product of the gradients of output r at x_i and of output s
-        at x_j. Cost a copy: ``2 L n^2 R^2 W`` operations, ``R^2 n^2`` memory: for small n and R.
+    Entry (r, s, i, j) is the inner product of the gradients of output r at x_i and of output s at x_j. Cost a copy:
+    ``2 L n^2 R^2 W`` operations, ``R^2 n^2`` memory: for small n and R.
 
     >>> from seplib import FactorMLP
     >>> factor = FactorMLP(2, width=4, depth=1)
@@ -131,7 +115,7 @@ def blocks(factor: FactorMLP, x: Tensor) -> Float[Tensor, "E R R n n"]:
 
 
 class _GridKernel(SymmetricOperator):
-    """``s^2 sum_d`` of a kernel of factor d, coupled to the other factors' values: what Eqs. (9) and (10) have in common."""
+    """``s^2 sum_d`` of a kernel of factor d, coupled to the other factors' values: what Eqs. (9) and (10) share."""
 
     def __init__(self, model: nn.Module, axes: Sequence[Tensor]):
         if not isinstance(model, CP):
@@ -156,10 +140,7 @@ class _GridKernel(SymmetricOperator):
 
     @torch.no_grad()
     def dense(self) -> Float[Tensor, "E N N"]:
-        """The matrix, literally as the sum of Kronecker products of Eq. (9) or (10), for any D. Small grids only.
-
-        Cost of Eq. (9): ``2 R N^2 + 2 R^2 n_d N`` operations a factor; of Eq. (10): ``2 R (N / n_d)^2 + N^2``.
-        """
+        """The matrix, literally the Kronecker products of Eq. (9) or (10), in ``2 R N^2`` operations a factor."""
         modes, total = len(self.sizes), 0
         for d, n in enumerate(self.sizes):
             a = tensorops.khatri_rao([F for e, F in enumerate(self.values) if e != d])
@@ -175,7 +156,7 @@ class _GridKernel(SymmetricOperator):
 
     @abstractmethod
     def _kronecker(self, d: int, a: Tensor) -> Tensor:
-        """Term d with its mode in front, ``(E, n_d, N/n_d, n_d, N/n_d)``, from the other factors' Khatri-Rao product."""
+        """Term d with its mode in front, ``(E, n_d, N/n_d, n_d, N/n_d)``, from the others' Khatri-Rao product."""
 
 
 class _ExactGridKernel(_GridKernel):
@@ -220,19 +201,13 @@ def grid(model: nn.Module, axes: Sequence[Tensor]) -> SymmetricOperator:
     """Exact NTK of a CP network on a grid, as a linear operator: Lemma 3 for any D.
 
     ``K v = J (J^T v)``: the MTTKRP of v gives each factor its cotangent, ``K_d`` acts on it layer by layer, and the CP
-    product of the answers is K v. Nothing of size ``n^D x P``, ``n^D x n^D`` or ``n^D x R`` is formed.
-
-    Args:
-        model: the CP network, with its weights of this moment: train it further and the operator is out of date.
-        axes: D tensors ``(n_d,)``.
-
-    Returns:
-        The operator with ``.matvec(v)``, ``.dense()`` (Eq. (9)) and ``.eigsh(k)``. A product costs a copy
-        ``2 (D + 2) R N + sum_d (4 n_d P + 2 n_d^2 (R + L W))`` operations for ``N = n_1 ... n_D`` points.
+    product of the answers is K v. Nothing of size ``n^D x P``, ``n^D x n^D`` or ``n^D x R`` is formed. The operator is
+    that of
+    the weights of this moment: train further, and it is out of date. A product costs a copy
+    ``2 (D + 2) R N + sum_d (4 n_d P + 2 n_d^2 (R + L W))`` operations for ``N = n_1 ... n_D`` points.
 
     Raises:
-        TypeError: not a CP network of :class:`seplib.FactorMLP` factors.
-        ValueError: the number or shape of the axes is wrong; one factor network in two places.
+        TypeError, ValueError: no CP network of :class:`seplib.FactorMLP` factors, all different; wrong axes.
 
     >>> from seplib import CP, FactorMLP
     >>> model = CP([FactorMLP(3, width=4, depth=2) for _ in range(2)])
@@ -247,10 +222,9 @@ def grid(model: nn.Module, axes: Sequence[Tensor]) -> SymmetricOperator:
 def pseudo_grid(model: nn.Module, axes: Sequence[Tensor]) -> SymmetricOperator:
     """Pseudo-NTK of a CP network on a grid as a linear operator, Eq. (10) for any D.
 
-    Every ``K_d^(r,s)`` of Lemma 3 is replaced by ``K_d / R`` for r = s, with K_d from :func:`pseudo`, and by 0 for
-    r != s, so that D terms are left of Lemma 3's D R^2.
-
-    Arguments, operator and errors as for :func:`grid`. A product costs ``2 (D + 2) R N + 2 R sum_d n_d^2`` operations.
+    Every ``K_d^(r,s)`` of Lemma 3 is replaced by ``K_d / R`` for r = s, with K_d from :func:`pseudo`, and by 0 for r !=
+    s, so that D terms are left of D R^2. The rest is as for :func:`grid`. A product costs
+    ``2 (D + 2) R N + 2 R sum_d n_d^2`` operations.
 
     >>> from seplib import CP, FactorMLP
     >>> model = CP([FactorMLP(1, width=4, depth=2) for _ in range(2)])

@@ -15,10 +15,6 @@ from seplib import tensorops
 class SymmetricOperator(ABC):
     """E symmetric ``N x N`` matrices on a grid of ``N = n_1 ... n_D`` points, known by their products (Lemma 3).
 
-    Args:
-        ensemble: E.
-        sizes: ``(n_1, ..., n_D)``.
-
     Subclasses set ``dtype`` and ``device`` and define ``product`` and ``dense``.
     """
 
@@ -39,7 +35,7 @@ class SymmetricOperator(ABC):
         """The matrices themselves, rows and columns in the order of :mod:`seplib.tensorops` (Eq. (9))."""
 
     def matvec(self, v: Tensor) -> Tensor:
-        """Product ``K v`` in the shape of v: ``(E, N)``, ``(E, n_1, ..., n_D)``, or for a single member ``(N,)`` (Lemma 3).
+        """Product ``K v`` for ``(E, N)``, ``(E, n_1, ..., n_D)``, or of a single member ``(N,)`` (Lemma 3).
 
         Raises:
             ValueError: v has another number of entries than E N.

@@ -43,15 +43,7 @@ class Preconditioner:
         return self.vectors * self.damping[:, None]
 
     def apply(self, tensor: Tensor, mode: int) -> Tensor:
-        """``T x_d S`` of Definition 1, never forming S.
-
-        Args:
-            tensor: ``(E, n_1, ..., n_D)``.
-            mode: 0 to D - 1; that mode has the kernel's size n.
-
-        Returns:
-            A tensor of the same shape. Cost: ``4 k N`` for N entries, against ``2 n N`` for the dense matrix.
-        """
+        """``T x_d S`` of Definition 1, never forming S. Cost: ``4 k N`` for N entries, not ``2 n N``."""
         return tensor - self.correction(tensor, mode)
 
     def dense(self) -> Float[Tensor, "E n n"]:
@@ -63,11 +55,9 @@ class Preconditioner:
 def top_eigenpairs(K: Tensor, k: int, solver: str = "full") -> tuple[Float[Tensor, "E k"], Float[Tensor, "E n k"]]:
     """The k largest eigenvalues, falling, and their eigenvectors (Sec. 4, Table 1).
 
-    Args:
-        K: ``(E, n, n)`` symmetric kernels.
-        k: how many, 1 to n.
-        solver: ``"full"`` for the whole decomposition, ``O(n^3)``, as the paper counts it; ``"lanczos"`` for ARPACK's Lanczos
-            method, a few dozen products with K, ``O(k n^2)``, see :meth:`seplib.operators.SymmetricOperator.eigsh`.
+    The solver is ``"full"`` for the whole decomposition, ``O(n^3)``, as the paper counts it; or ``"lanczos"`` for
+    ARPACK's Lanczos method, a few dozen products with K, ``O(k n^2)``, see
+    :meth:`seplib.operators.SymmetricOperator.eigsh`.
 
     Raises:
         ValueError: k out of range, an unknown solver.
@@ -89,17 +79,13 @@ def modulate(K: Tensor, k: int, g: str = "flat", solver: str = "full") -> Precon
     The eigenvalues of ``K S`` are ``g(lambda_i)`` for i <= k and ``lambda_i`` behind. Eigenvalues below the rounding
     error of the largest carry no information and could turn the sign of S; they are raised to that level.
 
-    Args:
-        K: ``(E, n, n)`` symmetric positive semi-definite kernels.
-        k: number of modulated eigenvalues, 1 to n.
-        g: ``"flat"`` for g_1 (lambda_i becomes lambda_k), ``"sqrt"`` for g_2 (lambda_i becomes its square root), ``"geometric"``
-            for g_2 of the kernel divided by lambda_k (lambda_i becomes the geometric mean of lambda_i and lambda_k); like g_1 it
-            does not depend on the kernel's unit.
-        solver: see :func:`top_eigenpairs`.
+    K holds ``(E, n, n)`` symmetric positive semi-definite kernels, whose top k eigenvalues are found by a solver of
+    :func:`top_eigenpairs`. g is ``"flat"`` for g_1 (lambda_i becomes lambda_k), ``"sqrt"`` for g_2 (its square root),
+    or ``"geometric"`` for g_2 of the kernel divided by lambda_k (the geometric mean of lambda_i and lambda_k); like g_1
+    that does not depend on the kernel's unit.
 
-    Returns:
-        The preconditioner. Cost: one symmetric eigendecomposition a copy, ``O(n^3)``, or a Lanczos iteration. The host waits for
-        a GPU twice: for the check of K and for the decomposition's error code; with "lanczos" twice a product, too.
+    Cost: one symmetric eigendecomposition a copy, ``O(n^3)``, or a Lanczos iteration. The host waits for a GPU twice:
+    for the check of K and for the decomposition's error code; with "lanczos" twice a product, too.
 
     Raises:
         ValueError: k out of range, an unknown modulation or solver, K not square or not symmetric.
@@ -124,21 +110,15 @@ def _check_symmetric(K: Tensor) -> None:
     if not math.isfinite(size):
         raise ValueError("the kernel holds NaN or infinite values")
     if gap > 1e3 * torch.finfo(K.dtype).eps * size:
-        raise ValueError(
-            f"the kernel must be symmetric, but K and its transpose differ by {gap:.3g} (largest entry {size:.3g})"
-        )
+        found = f"K and its transpose differ by {gap:.3g} (largest entry {size:.3g})"
+        raise ValueError(f"the kernel must be symmetric, but {found}")
 
 
 def kronecker_sum(residual: Tensor, preconditioners: Sequence[Preconditioner | None]) -> Tensor:
     """Preconditioned residual ``sum_d R x_d S_d`` of Eq. (8), the ``S~ r`` of Lemma 2.
 
-    Args:
-        residual: ``(E, n_1, ..., n_D)``.
-        preconditioners: one for each mode; None for a mode that is left out of the sum, such as the one that counts the faces
-            of a grid.
-
-    Returns:
-        A tensor of the same shape. Cost: ``4 k D N`` for N entries.
+    A mode whose preconditioner is None is left out of the sum, such as the one that counts the faces of a grid. Cost:
+    ``4 k D N`` for N entries.
 
     Raises:
         ValueError: not one preconditioner a mode.
@@ -146,12 +126,10 @@ def kronecker_sum(residual: Tensor, preconditioners: Sequence[Preconditioner | N
     modes = residual.ndim - 1
     if len(preconditioners) != modes:
         raise ValueError(f"a residual with {modes} modes takes {modes} preconditioners, got {len(preconditioners)}")
-    present = [
-        (mode, preconditioner) for mode, preconditioner in enumerate(preconditioners) if preconditioner is not None
-    ]
+    present = [(mode, p) for mode, p in enumerate(preconditioners) if p is not None]
     total = len(present) * residual
-    for mode, preconditioner in present:
-        total -= preconditioner.correction(residual, mode)
+    for mode, p in present:
+        total -= p.correction(residual, mode)
     return total
 
 
@@ -160,16 +138,9 @@ def cotangents(
 ) -> list[Float[Tensor, "E n R"]]:
     """Mode-d preconditioners ``M_d`` of Eq. (8), transposed: what each factor network receives backward.
 
-    Eq. (8) is written for the factors as they are: multiply by the model's scale for the gradient of a network with the
-    factor 1/sqrt(R) in front.
-
-    Args:
-        factors: D factor matrices ``(E, n_d, R)``.
-        residual: ``(E, n_1, ..., n_D)``, prediction minus target.
-        preconditioners: D factor preconditioners.
-
-    Returns:
-        D tensors ``(E, n_d, R)``. Cost: ``(4 R + 4 k D) N`` for N grid points.
+    Eq. (8) is written for the factors as they are, ``(E, n_d, R)``: multiply by the model's scale for the gradient of a
+    network with the factor 1/sqrt(R) in front. All M_d share one sum ``sum_e R x_e S_e``: sent backward through the CP
+    product it gives each of them. Cost: ``(4 R + 4 k D) N`` for N grid points.
 
     >>> F = [torch.ones(1, 2, 3), torch.ones(1, 4, 3)]
     >>> S = [modulate(torch.eye(n)[None], k=1) for n in (2, 4)]
@@ -182,8 +153,8 @@ def cotangents(
 class Method(ABC):
     """Preconditioners S that are kept and computed anew every few steps: what SepPGD and MSK share (Sec. 4, Table 4).
 
-    A method maps the cotangent of the network's output, dLoss/dZ, to the preconditioned one. In :func:`seplib.training.fit`
-    it is the preconditioner; in a loop of one's own, with any loss, it is a hook::
+    A method maps the cotangent of the network's output, dLoss/dZ, to the preconditioned one. In
+    :func:`seplib.training.fit` it is the preconditioner; in a loop of one's own, with any loss, it is a hook::
 
         Z = model.grid(axes)
         Z.register_hook(method)
@@ -192,24 +163,16 @@ class Method(ABC):
     It then counts its calls itself: each backward pass is one step. The count belongs to :meth:`state_dict`.
     """
 
-    k: int
-    update_every: int
-    g: str
     solver = "full"
     step = 0  # of the next call that brings no number
     made: Any = None  # at which step the preconditioners were
 
-    def __init__(self, sizes: Sequence[int], like: Tensor):
-        self.sizes, self.like = list(sizes), like
+    def __init__(self, sizes: Sequence[int], like: Tensor, k: int, update_every: int, g: str):
+        self.sizes, self.like, self.k, self.update_every, self.g = list(sizes), like, k, update_every, g
         self.preconditioners: list[Any] = []
 
     def __call__(self, cotangent: Tensor, iteration: int | None = None) -> Tensor:
-        """Preconditioned cotangent, of the same shape (Table 1).
-
-        Args:
-            cotangent: dLoss/dZ, which is the residual for the loss of Eq. (6): ``(E, n_1, ..., n_D)`` or ``(E, N)``.
-            iteration: number of the step; one more than in the last call if None.
-        """
+        """Preconditioned cotangent, of the same shape, for the step that is named or the next one (Table 1)."""
         iteration = self.step if iteration is None else iteration
         result = self.precondition(cotangent, iteration)
         self.step = iteration + 1
@@ -232,7 +195,7 @@ class Method(ABC):
         self.preconditioners = [modulate(K, self.k, self.g, self.solver) for K in self.kernels()]
 
     def current(self, iteration: int) -> list[Preconditioner]:
-        """The S in force at a step, computed anew at every multiple of ``update_every``, once however often asked (Table 4)."""
+        """The S in force at a step, computed anew at multiples of ``update_every``, once if asked twice (Table 4)."""
         if not self.preconditioners or (iteration % self.update_every == 0 and iteration != self.made):
             self.update()
             self.made = iteration
@@ -262,41 +225,37 @@ class Method(ABC):
 class SepPGD(Method):
     """Separable preconditioned gradient descent, on a grid of any D >= 2 or at scattered points (Definition 1).
 
-    On a grid a cotangent R becomes ``sum_d R x_d S_d``; sent backward through ``model.grid(axes)`` that becomes Eq. (7),
-    since the CP product's backward is Eq. (8): for the loss of Eq. (6) R is the residual. At scattered points it becomes
-    ``sum_d S_d r``, the non-grid form after Lemma 2, each S_d from the factor kernel on the points' d-th coordinates. Plug it
-    into a loop of one's own as a hook, see :class:`Method`, or into :func:`seplib.training.fit`, with any optimizer.
+    On a grid a cotangent R becomes ``sum_d R x_d S_d``; sent backward through ``model.grid(axes)`` that becomes Eq.
+    (7), since the CP product's backward is Eq. (8): for the loss of Eq. (6) R is the residual. At scattered points it
+    becomes ``sum_d S_d r``, the non-grid form after Lemma 2, each S_d from the factor kernel on the points' d-th
+    coordinates. Plug it into a loop of one's own as a hook, see :class:`Method`, or into :func:`seplib.training.fit`,
+    with any optimizer.
 
     Args:
         model: the CP network whose factor kernels make the preconditioners.
         axes: D tensors ``(n_d,)``, the training grid; or one tensor ``(N, D)`` of scattered points.
         k: number of modulated eigenvalues of each factor kernel, 1 to the smallest n_d.
-        update_every: steps between two computations of the preconditioners, each ``O(D (n^3 + n^2 W L + n W^2 L))`` (Table 4).
+        update_every: steps between two computations of the preconditioners, each ``O(D (n^3 + n^2 W L + n W^2 L))``
+            (Table 4).
         g: ``"flat"``, ``"sqrt"`` or ``"geometric"``, see :func:`modulate`.
 
     Raises:
-        ValueError: wrong axes, k out of range, update_every below 1, an unknown modulation; when called, a cotangent that
-            does not belong to the axes or points.
-        TypeError: the model is not a CP network.
+        TypeError, ValueError: no CP network, wrong axes, k out of range, update_every below 1, an unknown modulation;
+            when called, a cotangent that does not belong to the axes or points.
     """
 
     def __init__(
-        self,
-        model: torch.nn.Module,
-        axes: Sequence[Data] | Data,
-        k: int = 70,
-        update_every: int = 10,
-        g: str = "flat",
+        self, model: torch.nn.Module, axes: Sequence[Data] | Data, k: int = 70, update_every: int = 10, g: str = "flat"
     ):
         if not isinstance(model, CP):
             raise TypeError(f"SepPGD preconditions a CP network, got {type(model).__name__}")
         self.scattered, dims = isinstance(axes, Data), len(model.factors)
         self.axes = list(check_points(axes, dims, model).unbind(1)) if self.scattered else check_axes(axes, dims, model)
-        super().__init__([x.numel() for x in self.axes], self.axes[0])
+        super().__init__([x.numel() for x in self.axes], self.axes[0], k, update_every, g)
         self.shape = tuple(self.sizes[:1] if self.scattered else self.sizes)
         what = "number of points" if self.scattered else "shortest axis"
         check_modulation(k, min(self.shape), what, update_every, g)
-        self.model, self.k, self.update_every, self.g = model, k, update_every, g
+        self.model = model
 
     def kernels(self) -> Iterable[Tensor]:
         """The factors' pseudo-NTKs, Eq. (10), one by one."""
@@ -306,16 +265,15 @@ class SepPGD(Method):
         """The sum of Eq. (8), or its counterpart at points."""
         if tuple(cotangent.shape[1:]) != self.shape:
             kind = "scattered points" if self.scattered else "a grid"
-            raise ValueError(
-                f"SepPGD was made for {kind} of shape {self.shape}, got a residual {tuple(cotangent.shape)}"
-            )
-        preconditioners = self.current(iteration)
+            found = tuple(cotangent.shape)
+            raise ValueError(f"SepPGD was made for {kind} of shape {self.shape}, got a residual {found}")
+        made = self.current(iteration)
         if not self.scattered:
-            return kronecker_sum(cotangent, preconditioners)
-        return len(preconditioners) * cotangent - sum(p.correction(cotangent, 0) for p in preconditioners)
+            return kronecker_sum(cotangent, made)
+        return len(made) * cotangent - sum(p.correction(cotangent, 0) for p in made)
 
     def operator(self) -> KroneckerOperator:
-        """The ``S~`` in force as a linear operator: ``sum_d I x ... S_d ... x I`` on a grid (Lemma 2), ``sum_d S_d`` at points."""
+        """The ``S~`` in force as an operator: ``sum_d I x ... S_d ... x I`` on a grid, Lemma 2."""
         matrices = [p.dense() for p in self.preconditioners or self.current(0)]
         if self.scattered:
             return KroneckerOperator([[S] for S in matrices])
@@ -324,14 +282,8 @@ class SepPGD(Method):
         return KroneckerOperator(terms)
 
 
-def check_modulation(
-    k: int, points: int, what: str, update_every: int = 1, g: str = "flat", solver: str = "full"
-) -> None:
-    """Refuse settings that no kernel of this size can serve (Sec. 4).
-
-    Raises:
-        ValueError: k out of range, update_every below 1, an unknown modulation or solver.
-    """
+def check_modulation(k: int, points: int, what: str, update_every: int = 1, g: str = "flat", solver: str = "full"):
+    """Refuse settings that no kernel of this size can serve, by a ValueError (Sec. 4)."""
     if not 1 <= k <= points:
         raise ValueError(f"k must be between 1 and the {what}, {points} points, got {k}")
     if update_every < 1:

@@ -7,27 +7,24 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seplib.factors import EnsembleMLP
-from seplib.separable import CP, MLP, check_axes, check_points
-from seplib.tensorops import cp_product, mttkrp
+from seplib.separable import CP, MLP, check_axes, check_points, cp_tensor
 
 Tape = tuple[list[Tensor], list[Tensor]]
 
 
 class Linearised(nn.Module):
-    """Linear model ``h(x) = <Theta', grad f_{Theta_0}(x)>`` of Eq. (15), one coefficient for each weight of the network.
+    """Linear model ``h(x) = <Theta', grad f_{Theta_0}(x)>`` of Eq. (15), a coefficient for each weight of the network.
 
-    The features are never formed. On a grid a CP network's linearisation is separable itself, ``sum_d`` of CP tensors with
-    one factor replaced by its derivative along Theta'_d (the product rule), so that a step costs what the network's own
-    step costs and not ``n^D P``. Its kernel is the network's at Theta_0. It has the verbs of a network and trains with
-    :func:`seplib.training.fit` under any preconditioner made from the network itself.
+    The features are never formed. On a grid a CP network's linearisation is separable itself, ``sum_d`` of CP tensors
+    with one factor replaced by its derivative along Theta'_d (the product rule), so that a step costs what the
+    network's own step costs and not ``n^D P``. Its kernel is the network's at Theta_0. It has the verbs of a network
+    and trains with :func:`seplib.training.fit` under any preconditioner made from the network itself.
 
-    Args:
-        model: CP network or MLP with one copy (E = 1) whose weights stay as they are; they must not change afterwards.
-        copies: number E of independent coefficient vectors, for as many targets.
+    The model has one copy, and its weights must not change afterwards; there are ``copies`` coefficient vectors, for as
+    many targets.
 
     Raises:
-        TypeError: another kind of network.
-        ValueError: a network with more than one copy, fewer than one copy asked for.
+        TypeError, ValueError: another kind of network, one with several copies, fewer than one copy asked for.
 
     >>> h = Linearised(MLP(2, width=8, depth=3, activation="relu", parametrization="torch"), copies=3)
     >>> h.points(torch.zeros(5, 2)).shape
@@ -43,34 +40,25 @@ class Linearised(nn.Module):
         if nets[0].ensemble != 1 or copies < 1:
             raise ValueError(f"linearise one copy for at least one target, got {nets[0].ensemble} and {copies}")
         self._nets, self.scale = nets, model.scale if self.separable else 1.0
+        self._dims = len(nets) if self.separable else model.weights[0].shape[-1]
         self._tapes: dict[tuple[int, int], tuple[Tensor, int, Tape, Tensor]] = {}
         self.coefficients = nn.ModuleList(_Direction(net, copies) for net in nets)
 
     def grid(self, axes: Sequence[Tensor] | Tensor) -> Tensor:
-        """Values on a grid, ``(E, n_1, ..., n_D)`` (Eq. (15)).
-
-        Raises:
-            ValueError: the number or shape of the axes is wrong.
-        """
-        dims = len(self._nets) if self.separable else self._nets[0].weights[0].shape[-1]
-        check_axes(axes, dims)
+        """Values on a grid, ``(E, n_1, ..., n_D)`` (Eq. (15)). Errors: as for the network."""
+        check_axes(axes, self._dims)
         if not self.separable:
             return self.points(torch.cartesian_prod(*axes)).unflatten(1, [x.numel() for x in axes])
         values, tangents = self._evaluate(axes)
-        return self.scale * sum(
-            _OneFactor.apply(d, tangent, *values[:d], *values[d + 1 :]) for d, tangent in enumerate(tangents)
-        )
+        values = [value.expand(len(tangents[0]), -1, -1) for value in values]
+        terms = (cp_tensor(*values[:d], tangent, *values[d + 1 :]) for d, tangent in enumerate(tangents))
+        return self.scale * sum(terms)
 
     def points(self, X: Tensor) -> Float[Tensor, "E N"]:
-        """Values at scattered points, ``(N, D)`` to ``(E, N)`` (Eq. (15)).
-
-        Raises:
-            ValueError: ``X`` is not ``(N, D)``.
-        """
+        """Values at scattered points, ``(N, D)`` to ``(E, N)`` (Eq. (15)). Errors: as for the network."""
+        check_points(X, self._dims)
         if not self.separable:
-            check_points(X, self._nets[0].weights[0].shape[-1])
             return self._evaluate([X])[1][0][..., 0]
-        check_points(X, len(self._nets))
         values, tangents = self._evaluate(X.unbind(1), X)
         total = 0
         for d, tangent in enumerate(tangents):
@@ -139,33 +127,14 @@ def _tangent(net: EnsembleMLP, tape: Tape, direction: _Direction) -> Float[Tenso
     return tangent
 
 
-class _OneFactor(torch.autograd.Function):
-    """CP tensor as a function of one of its factors, the others fixed."""
-
-    @staticmethod
-    def forward(ctx, d: int, tangent: Tensor, *others: Tensor) -> Tensor:
-        others = [other.expand(len(tangent), -1, -1) for other in others]
-        ctx.factors, ctx.d = [*others[:d], tangent, *others[d:]], d
-        return cp_product(ctx.factors)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, cotangent: Tensor) -> tuple[Tensor | None, ...]:
-        gradient = mttkrp(cotangent, ctx.factors)[ctx.d]
-        return None, gradient, *[None] * (len(ctx.factors) - 1)
-
-
 def ridge_weights(K: Tensor, targets: Tensor, gamma: float, S: Tensor | None = None) -> Float[Tensor, "E N"]:
     """Dual weights ``alpha`` of the minimiser of Eq. (15): its values are ``h(x) = sum_j K(x, x_j) alpha_j``.
 
     Setting the gradient to zero gives ``Theta' = Phi^T alpha`` with ``(K + gamma S^{-1}) alpha = y``; it is solved as
     ``alpha = S^{1/2} (S^{1/2} K S^{1/2} + gamma I)^{-1} S^{1/2} y``, which stays well-posed where S is nearly singular.
 
-    Args:
-        K: ``(N, N)`` kernel at the training points.
-        targets: ``(E, N)``.
-        gamma: the ridge, positive; or 0 for a nonsingular K.
-        S: ``(N, N)`` symmetric positive definite preconditioner; the identity if None.
+    K is the ``(N, N)`` kernel at the training points, the targets are ``(E, N)``, gamma is the ridge, positive, or 0
+    for a nonsingular K; S is a symmetric positive definite preconditioner, the identity if None.
 
     Raises:
         ValueError: a negative ridge, targets that are not ``(E, N)``.

@@ -20,8 +20,12 @@ from seplib.factors import Data, EnsembleMLP, Network, as_input
 class Separable(Network):
     """What CP, TT and Tucker networks share: factor networks, asked axis by axis (Eqs. (2) and (3)).
 
-    A factor is a :class:`seplib.FactorMLP`, or any module with ``rank`` and ``ensemble`` that maps ``(n,)`` to ``(E, n, R)``.
-    Inputs are tensors of the parameters' dtype and device, or NumPy arrays.
+    A factor is a :class:`seplib.FactorMLP`, or any module with ``rank`` and ``ensemble`` that maps ``(n,)`` to
+    ``(E, n, R)``. Inputs are tensors of the parameters' dtype and device, or NumPy arrays.
+
+    Raises:
+        TypeError, ValueError: factors without rank or ensemble, fewer than two, unequal ensembles, dtypes or devices,
+            ranks that do not fit, an unknown scale.
     """
 
     def __init__(self, factors: Sequence[nn.Module], outputs: Sequence[int] | None, wanted: str):
@@ -64,9 +68,6 @@ class CP(Separable):
         factors: D >= 2 factor networks of one rank and one ensemble size, see :class:`Separable`.
         scale: ``"rank"`` for the factor s = 1/sqrt(R) of Lemma 1 and Definition 1, None for s = 1 as in Eq. (2).
 
-    Raises:
-        ValueError: fewer than two factors, unequal ranks, ensembles, dtypes or devices, an unknown scale.
-
     >>> from seplib import FactorMLP
     >>> model = CP([FactorMLP(4, width=8, depth=2) for _ in range(2)])
     >>> model.grid([torch.linspace(-1, 1, 3), torch.linspace(-1, 1, 5)]).shape
@@ -89,16 +90,12 @@ class CP(Separable):
         The factors are asked ``n_1 + ... + n_D`` times, not ``n_1 ... n_D`` times (Sec. A.1.1). Backward gives each
         factor the matrix M_d of Eq. (8), streamed: nothing of size ``n^D R`` is formed in either direction.
 
-        Args:
-            axes: D tensors ``(n_d,)``.
-
-        Returns:
-            ``(E, n_1, ..., n_D)``. Cost: ``2 E R n_1 ... n_D`` beside the factors' forward passes.
+        D axes ``(n_d,)`` make ``(E, n_1, ..., n_D)``. Cost: ``2 E R n_1 ... n_D`` beside the factors' forward passes.
 
         Raises:
             ValueError: the number, shape, dtype or device of the axes is wrong.
         """
-        return _CPProduct.apply(*self.matrices(axes))
+        return cp_tensor(*self.matrices(axes))
 
     def matrices(self, axes: Sequence[Data] | Data) -> list[Float[Tensor, "E n R"]]:
         """Factor matrices on the axes, whose CP product is the grid's values, Eq. (2); the scale is in the first."""
@@ -118,9 +115,6 @@ class TT(Separable):
             outputs, read row by row as a ``R_{d-1} x R_d`` matrix, with ``R_0 = R_D = 1``.
         ranks: the inner ranks ``(R_1, ..., R_{D-1})``.
 
-    Raises:
-        ValueError: fewer than two factors, unequal ensembles, dtypes or devices, ranks that do not fit the factors.
-
     >>> from seplib import FactorMLP
     >>> model = TT([FactorMLP(r, width=8, depth=2) for r in (2, 6, 3)], ranks=(2, 3))
     >>> model.points(torch.zeros(5, 3)).shape
@@ -137,7 +131,7 @@ class TT(Separable):
         return {"ranks": list(self.ranks)}
 
     def grid(self, axes: Sequence[Data] | Data) -> Tensor:
-        """Values on the grid, ``(E, n_1, ..., n_D)``, contracted from left to right (Eq. (3)). Errors: as for :meth:`CP.grid`."""
+        """Values on the grid, ``(E, n_1, ..., n_D)``, from left to right (Eq. (3)); errors as :meth:`CP.grid`."""
         cores = self._cores(self._values(axes))
         product = cores[0][:, :, 0]
         for core in cores[1:]:
@@ -164,9 +158,6 @@ class Tucker(Separable):
         ranks: ``(R_1, ..., R_D)``.
         generator: source of the core's initial values, N(0, 1/(R_1 ... R_D)); torch's default generator if None.
 
-    Raises:
-        ValueError: fewer than two factors, unequal ensembles, dtypes or devices, ranks that do not fit the factors.
-
     >>> from seplib import FactorMLP
     >>> model = Tucker([FactorMLP(r, width=8, depth=2) for r in (2, 3)], ranks=(2, 3))
     >>> model.grid([torch.zeros(4), torch.zeros(5)]).shape
@@ -187,14 +178,14 @@ class Tucker(Separable):
         return {}
 
     def grid(self, axes: Sequence[Data] | Data) -> Tensor:
-        """Values on the grid, ``(E, n_1, ..., n_D)``, one mode product after the other (Eq. (3)). Errors: as for :meth:`CP.grid`."""
+        """Values on the grid, ``(E, n_1, ..., n_D)``, mode by mode (Eq. (3)); errors as for :meth:`CP.grid`."""
         product = self.core
         for d, value in enumerate(self._values(axes)):
             product = tensorops.mode_product(product, value, d)
         return product
 
     def combine(self, values: Sequence[Tensor]) -> Float[Tensor, "E N"]:
-        """Outputs from the factors' values at N points, D tensors ``(E, N, R_d)``: the core contracted as in Eq. (3)."""
+        """Outputs from the factors' values at N points, D tensors ``(E, N, R_d)``: contracted as in Eq. (3)."""
         product = self.core[:, None]  # (E, 1, R_1, ..., R_D), the point axis second
         for rows in values:
             product = (product * rows.reshape(*rows.shape, *[1] * (product.ndim - 3))).sum(2)
@@ -217,17 +208,17 @@ class MLP(EnsembleMLP):
         super().__init__(dims, 1, **network)
 
     def points(self, X: Data) -> Float[Tensor, "E N"]:
-        """Values at scattered points: ``(N, D)`` to ``(E, N)`` (Sec. A.12). Cost: ``2 E N P``. Errors: as for :meth:`Separable.points`."""
+        """Values at points: ``(N, D)`` to ``(E, N)``, in ``2 E N P`` (Sec. A.12); errors as for :meth:`CP.grid`."""
         return self.apply_layers(check_points(X, self.weights[0].shape[-1], self))[..., 0]
 
     def grid(self, axes: Sequence[Data] | Data) -> Tensor:
-        """Values on a grid, ``(E, n_1, ..., n_D)``: all points are asked one by one (Sec. A.1.1). Errors: as for :meth:`CP.grid`."""
+        """Values on a grid, ``(E, n_1, ..., n_D)``: point by point (Sec. A.1.1); errors as for :meth:`CP.grid`."""
         axes = check_axes(axes, self.weights[0].shape[-1], self)
         return self.points(torch.cartesian_prod(*axes)).unflatten(1, [x.numel() for x in axes])
 
 
 class _CPProduct(torch.autograd.Function):
-    """Tensor of CP factors whose backward is the streamed MTTKRP instead of autograd's recorded products."""
+    """:func:`seplib.tensorops.cp_product` whose backward is the streamed MTTKRP, not autograd's recorded products."""
 
     generate_vmap_rule = True
 
@@ -244,6 +235,9 @@ class _CPProduct(torch.autograd.Function):
         return tuple(tensorops.mttkrp(cotangent, ctx.saved_tensors))
 
 
+cp_tensor = _CPProduct.apply
+
+
 def some_parameter(network: nn.Module | None) -> Tensor | None:
     """A tensor of the network's dtype and device, None if it has none (Sec. A.12)."""
     return None if network is None else next(itertools.chain(network.parameters(), network.buffers()), None)
@@ -253,7 +247,8 @@ def check_axes(axes: Sequence[Data] | Data, dims: int, network: nn.Module | None
     """D one-dimensional coordinate tensors, and nothing else (Definition 1).
 
     Raises:
-        ValueError: the number or shape of the axes is wrong, or they are scattered points; another dtype or device than the network's.
+        ValueError: the number or shape of the axes is wrong, or they are scattered points; another dtype or device than
+            the network's.
     """
     if isinstance(axes, Data):  # its rows would pass for axes
         raise ValueError(

@@ -9,38 +9,34 @@ matricised products of the data, for Y:
 
     Y x_e S_e = Y - C_e x_e (V_e diag(w_e)),     C_e = Y x_e V_e^T  with n_e replaced by k,
 
-products of Gram matrices taken entry by entry. The C_e change only when the preconditioners do. The same numbers give the
-loss, ``|Z|^2/2 - <Z, Y> + |Y|^2/2``, with ``<Z, Y> = <F_1, MTTKRP_1(Y)>``.
+products of Gram matrices taken entry by entry. The C_e change only when the preconditioners do. The same numbers give
+the loss, ``|Z|^2/2 - <Z, Y> + |Y|^2/2``, with ``<Z, Y> = <F_1, MTTKRP_1(Y)>``.
 """
 
 import math
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from seplib import tensorops
 from seplib.preconditioning import SepPGD
 
 Preconditioning = Callable[[Tensor, int], Tensor]
+Inputs = Sequence[Tensor] | Tensor
 
 
 class FullResidual:
     """Descent with the prediction and the residual in memory: any model, grid or points, any preconditioner, Eq. (7).
 
-    Args:
-        model: a network with ``grid`` and ``points``.
-        inputs: D axes ``(n_d,)`` of a grid, or scattered points ``(N, D)``.
-        target: ``(E, n_1, ..., n_D)`` or ``(E, N)``.
-        preconditioner: maps ``(residual, iteration)`` to the preconditioned residual; None for plain descent.
-        mask: which entries count, broadcast to the target; None for all. With the mask M the loss is ``|M r|^2 / 2`` and
-            ``M S~ M r`` goes backward, the part of S~ that belongs to the known entries: positive where S~ is.
+    Arguments are those of :func:`seplib.training.fit`. With the mask M the loss is ``|M r|^2 / 2`` and ``M S~ M r``
+    goes backward, the part of S~ that belongs to the known entries: positive where S~ is.
     """
 
     def __init__(
         self,
-        model: torch.nn.Module,
-        inputs: Sequence[Tensor] | Tensor,
+        model: nn.Module,
+        inputs: Inputs,
         target: Tensor,
         preconditioner: Preconditioning | None,
         mask: Tensor | None = None,
@@ -73,30 +69,17 @@ class FullResidual:
 
 
 class StreamedResidual:
-    """The same step for a CP network on a grid of any D >= 2, with nothing of the data's size formed (Eq. (8), Table 1).
+    """The same step for a CP network on a grid of any D >= 2, and nothing of the data's size is formed (Eq. (8)).
 
-    Beside the data it holds the compressed tensors C_e, a share ``k sum_d 1/n_d`` of the data, and one slab. A step costs
-    ``4 R N (1 + k sum_d 1/n_d)`` operations for N grid points beside the networks' own, a new preconditioner ``2 k D N``.
-    The loss is a difference of large numbers: in float32 its error is about 1e-6 of ``|Y|^2 / 2``.
-
-    Args:
-        model: a CP network.
-        inputs: D axes ``(n_d,)``.
-        target: ``(E, n_1, ..., n_D)``, not ``(1, ...)`` where the network has more copies.
-        preconditioner: a :class:`seplib.SepPGD`, or None for plain descent.
+    Beside the data it holds the compressed tensors C_e, a share ``k sum_d 1/n_d`` of the data, and one slab. A step
+    costs ``4 R N (1 + k sum_d 1/n_d)`` operations for N grid points beside the networks' own, a new preconditioner
+    ``2 k D N``. The loss is a difference of large numbers: in float32 its error is about 1e-6 of ``|Y|^2 / 2``.
 
     Raises:
-        TypeError: another model or another kind of preconditioner.
-        ValueError: scattered points; a target without the model's ensemble axis.
+        TypeError, ValueError: no CP network, another preconditioner than SepPGD, scattered points, target of one copy.
     """
 
-    def __init__(
-        self,
-        model: torch.nn.Module,
-        inputs: Sequence[Tensor] | Tensor,
-        target: Tensor,
-        preconditioner: Preconditioning | None,
-    ):
+    def __init__(self, model: nn.Module, inputs: Inputs, target: Tensor, preconditioner: Preconditioning | None):
         if not hasattr(model, "matrices"):
             raise TypeError(f"only a CP network can be streamed, got {type(model).__name__}")
         if isinstance(inputs, Tensor):

@@ -1,7 +1,8 @@
 """Tensor algebra on grids: the one place that fixes the vec and Kronecker order (Sec. 1, Definition 1).
 
-Every tensor carries a leading ensemble axis ``E`` of independent copies and then its ``D`` modes, ``(E, n_1, ..., n_D)``.
-Modes are counted from 0. The order of the entries is row-major ("C"), the last mode running fastest, so that
+Every tensor carries a leading ensemble axis ``E`` of independent copies and then its ``D`` modes,
+``(E, n_1, ..., n_D)``. Modes are counted from 0. The order of the entries is row-major ("C"), the last mode running
+fastest, so that
 
     vec(T x_d A) = (I x ... x A x ... x I) vec(T)        with A in the d-th place from the left.
 """
@@ -59,7 +60,7 @@ def unfold(tensor: Tensor, mode: int) -> Float[Tensor, "E rest n"]:
 
 
 def mode_product(tensor: Tensor, matrix: Tensor, mode: int) -> Tensor:
-    """Mode product ``T x_d A``: apply ``A``, ``(E, m, n_d)`` or ``(m, n_d)``, to every fibre of one mode (Definition 1).
+    """Mode product ``T x_d A``: apply ``A``, ``(E, m, n_d)`` or ``(m, n_d)``, to each fibre of a mode (Definition 1).
 
     Cost: ``2 m N`` for ``N`` entries.
 
@@ -100,8 +101,8 @@ def cp_product(factors: Sequence[Tensor]) -> Tensor:
     """Tensor of a CP decomposition, the sum over r of the outer products of the factors' columns, Eq. (2).
 
     D >= 2 factors ``(E, n_d, R)`` make ``(E, n_1, ..., n_D)``. Streamed over slabs of the first mode: beside the result
-    nothing larger than ``SLAB`` elements (or one slab of ``n_2 R`` entries, if that is more) is formed. Cost: ``2 R N`` for
-    ``N`` entries and one ensemble member.
+    nothing larger than ``SLAB`` elements (or one slab of ``n_2 R`` entries, if that is more) is formed. Cost: ``2 R N``
+    for ``N`` entries and one ensemble member.
 
     >>> cp_product([torch.ones(1, 2, 4), torch.ones(1, 3, 4)])
     tensor([[[4., 4., 4.],
@@ -125,8 +126,8 @@ def mttkrp(tensor: Tensor, factors: Sequence[Tensor]) -> list[Float[Tensor, "E n
     """Matricised tensor times Khatri-Rao product, all D modes in one pass over the data: Eq. (8)'s matrix product.
 
     Entry ``d`` is ``unfold(T, d)^T khatri_rao(factors without d)``. The data are read once, in slabs of the first mode;
-    the Khatri-Rao product, of size ``N R / n_d``, is never formed. Cost: ``4 R N`` for ``N`` entries, two matrix products for
-    any D >= 2, since the partial product over the modes behind the first two is shared by both.
+    the Khatri-Rao product, of size ``N R / n_d``, is never formed. Cost: ``4 R N`` for ``N`` entries, two matrix
+    products for any D >= 2, since the partial product over the modes behind the first two is shared by both.
 
     Raises:
         ValueError: tensor and factors do not fit together.

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,14 +26,8 @@ BLOCK = 100
 class State:
     """What a callback sees after ``iteration`` updates (Sec. A.12).
 
-    Attributes:
-        iteration: number of updates made so far, 0 to ``iterations``.
-        model: the network.
-        axes: the training grid or points, as given.
-        target: the data, ``(E, n_1, ..., n_D)`` or ``(E, N)``.
-        optimizer, preconditioner: what moves the model; None for no preconditioner.
-        predict: gives the prediction; a streamed run forms it only if a callback asks.
-        recall: gives the history; a GPU is waited for.
+    Beside what :func:`fit` was given it has ``prediction``, ``residual``, ``history`` and ``seconds``, formed when
+    asked for.
     """
 
     iteration: int
@@ -47,7 +41,7 @@ class State:
 
     @cached_property
     def prediction(self) -> Tensor:
-        """Model output at the training inputs, ``(E, n_1, ..., n_D)`` or ``(E, N)`` (Eq. (6))."""
+        """Model output at the training inputs, of the target's shape; a streamed run must form it (Eq. (6))."""
         return self.predict()
 
     @cached_property
@@ -70,10 +64,9 @@ class State:
 class History:
     """Course of a training run (Fig. 7). Entry t of every list belongs to the weights after t updates.
 
-    Attributes:
-        loss: half the squared residual norm of Eq. (6), one list of E numbers an entry.
-        seconds: training time in seconds, callbacks and checkpoints left out; on a GPU the time of its own work, not of the host.
-        metrics: what the callbacks returned, by name.
+    The loss is half the squared residual norm of Eq. (6), one list of E numbers an entry; seconds are those of
+    training, callbacks and checkpoints left out, on a GPU of its own work and not the host's; metrics are what the
+    callbacks returned, by name.
     """
 
     loss: list[list[float]] = field(default_factory=list)
@@ -86,26 +79,6 @@ class Stop(Exception):
 
 
 Callback = Callable[[State], Mapping[str, float] | None]
-
-
-@runtime_checkable
-class Step(Protocol):
-    """A loss as :func:`descend` needs it (Sec. A.12)."""
-
-    axes: Sequence[Tensor] | Tensor
-    target: Tensor
-
-    def forward(self) -> None:
-        """Evaluate the model (Eq. (6))."""
-
-    def loss(self) -> Tensor:
-        """Value of each copy, ``(E,)`` (Eq. (6)), in memory of its own: it may be looked at many updates later."""
-
-    def backward(self, iteration: int) -> None:
-        """Set the parameters' gradients (Eq. (7))."""
-
-    def prediction(self) -> Tensor:
-        """The model's output at the training inputs (Eq. (6))."""
 
 
 def fit(
@@ -123,44 +96,44 @@ def fit(
     scheduler: Any = None,
     clip: float | None = None,
 ) -> History:
-    """Fit a model to data on a grid or at points, minimising the square loss of Eq. (6) by plain or preconditioned descent, Eq. (7).
+    """Fit a model to data on a grid or at points: the square loss of Eq. (6), plain or preconditioned descent, Eq. (7).
 
-    Each iteration evaluates ``Z = model.grid(axes)``, forms the residual ``R = Z - Y`` and sends either R or the
-    preconditioner's answer to it backward through Z; the optimizer does the rest. With R itself that is the gradient of
-    ``||R||^2 / 2``. Copies along the ensemble axis do not interact, so one optimizer serves all of them as long as it
-    acts element by element (SGD, Adam).
-
-    Data are NumPy arrays, or tensors on the network's device; axes and points have its dtype, a target takes it.
+    Each iteration evaluates ``Z = model.grid(axes)`` and sends the residual ``R = Z - Y``, the gradient of
+    ``||R||^2 / 2``, or the preconditioner's answer to it backward through Z; the optimizer does the rest. Copies along
+    the ensemble axis do not interact if it acts element by element (SGD, Adam). Data are NumPy arrays, or tensors on
+    the network's device; axes and points have its dtype, a target takes it.
 
     Args:
         model: a network with ``grid``; its parameters are changed in place.
         axes: D tensors ``(n_d,)`` for data on a grid; one tensor ``(N, D)`` for data at scattered points, where
             ``model.points`` takes the place of ``model.grid``.
-        target: ``(E, n_1, ..., n_D)`` or, for all copies the same, ``(n_1, ..., n_D)``; ``(E, N)`` or ``(N,)`` at points.
+        target: ``(E, n_1, ..., n_D)`` or, for all copies the same, ``(n_1, ..., n_D)``; ``(E, N)`` or ``(N,)`` at
+            points.
         optimizer: any torch optimizer over the model's parameters; Adam with lr 1e-4 (Sec. A.12) if None.
-        preconditioner: maps ``(residual, iteration)`` to the preconditioned residual, such as
-            :class:`seplib.SepPGD`; None for plain descent.
+        preconditioner: maps ``(residual, iteration)`` to the preconditioned residual, such as :class:`seplib.SepPGD`.
         iterations: number of updates.
         callbacks: called with a :class:`State` after 0, 1, ..., ``iterations`` updates; the numbers they return are
-            kept in the history. One that fetches a number from a GPU, or asks for ``seconds``, makes the host wait, so it
-            should do that only when it measures. One that raises :class:`Stop` ends the training; if it decides by
+            kept in the history. One that fetches a number from a GPU, or asks for ``seconds``, makes the host wait, so
+            it should do that only when it measures. One that raises :class:`Stop` ends the training; if it decides by
             ``state.history``, which a checkpoint holds, a resumed run ends where an uninterrupted one does.
         checkpoint: file to resume from if it is there, and to save to. A run that was killed goes on from its last
-            checkpoint and ends with the same numbers. A damaged file is kept aside with a warning, and the run starts over.
+            checkpoint and ends with the same numbers. A damaged file is kept aside with a warning, and the run starts
+            over.
         checkpoint_every: updates between two saves.
         streamed: form neither Z nor R but their products with the factors only, for large grids of D >= 3; see
             :class:`seplib.streaming.StreamedResidual`.
         mask: booleans of the target's shape, with or without its ensemble axis: the entries that are known (inpainting,
-            Figs. 10-12). Loss and gradient leave out the others, whose target values do not matter as long as they are finite.
-        scheduler: torch learning-rate scheduler of the optimizer, asked after each update; its state is in the checkpoint.
+            Figs. 10-12). Loss and gradient leave out the others, whose target values do not matter as long as they are
+            finite.
+        scheduler: torch learning-rate scheduler of the optimizer, asked after each update; its state is in the
+            checkpoint.
         clip: largest norm of the gradient of all parameters together, by which it is scaled down. Copies then interact.
 
     Returns:
         The history, ``iterations + 1`` entries long unless stopped before.
 
     Raises:
-        ValueError: target and grid do not fit, are on another device or of another dtype than the network, the target is not finite, the
-            mask does not fit or knows nothing, or there is nothing to do; a checkpoint of another run.
+        ValueError: target, mask or grid do not fit; no finite target; nothing to do; a checkpoint of another run.
         TypeError: a streamed run of a model or with a preconditioner that cannot be streamed, or with a mask.
         FloatingPointError: the loss became NaN or infinite.
 
@@ -174,13 +147,11 @@ def fit(
     if optimizer is None:
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
     like = some_parameter(model)
-    axes = (
-        as_input(axes, like, "array of points") if isinstance(axes, Data) else [as_input(x, like, "axis") for x in axes]
-    )
+    scattered = isinstance(axes, Data)
+    axes = as_input(axes, like, "array of points") if scattered else [as_input(x, like, "axis") for x in axes]
     if isinstance(target, Tensor) and like is not None:
         target = target.to(like.dtype)
     target = _checked_target(axes, as_input(target, like, "target"))
-    mask = torch.as_tensor(np.array(mask), device=target.device) if isinstance(mask, np.ndarray) else mask
     if not streamed:
         data = FullResidual(model, axes, target, preconditioner, _checked_mask(mask, target))
     elif mask is not None:
@@ -193,7 +164,7 @@ def fit(
 
 
 def descend(
-    step: Step,
+    step: Any,
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
     preconditioner: Any = None,
@@ -206,16 +177,16 @@ def descend(
 ) -> History:
     """The loop behind :func:`fit`, for any loss that can say its value and its gradient (Sec. A.12).
 
-    ``step`` is the loss, see :class:`Step`; ``optimizer`` moves the model's parameters, or what they are views of; the other
-    arguments are those of :func:`fit`. Checkpoints hold the states of model, optimizer, preconditioner and scheduler.
+    The step has ``axes`` and ``target``; ``forward()`` evaluates the model, ``loss()`` is the value of each copy,
+    ``(E,)``, in memory of its own, ``prediction()`` the output at the training inputs, and ``backward(iteration)`` sets
+    the gradients, such as :class:`seplib.streaming.FullResidual`. The optimizer moves the model's parameters, or what
+    they are views of; the rest is as for :func:`fit`. Checkpoints hold the states of model, optimizer, preconditioner
+    and scheduler.
 
-    On a GPU the host runs ahead: it fetches the losses every :data:`BLOCK` updates, before a checkpoint and at the end, and waits
-    for nothing in between that the callbacks and the preconditioner do not ask for. Divergence is noticed there, by the
-    first loss that is not finite; the model has then been updated beyond it, and callbacks may have seen it so.
-
-    Raises:
-        ValueError: nothing to do; a checkpoint of another run, see :meth:`seplib.checkpoints.Checkpoint.resume`.
-        FloatingPointError: the loss became NaN or infinite.
+    On a GPU the host runs ahead: it fetches the losses every :data:`BLOCK` updates, before a checkpoint and at the end,
+    and waits for nothing in between that the callbacks and the preconditioner do not ask for. Divergence is noticed
+    there, by the first loss that is not finite; the model has then been updated beyond it, and callbacks may have seen
+    it so.
     """
     if iterations < 1 or checkpoint_every < 1:
         raise ValueError(f"iterations and checkpoint_every must be at least 1, got {iterations}, {checkpoint_every}")
@@ -232,26 +203,17 @@ def descend(
         preconditioner.begin()
     recorded = len(history.loss)  # a resumed run has already recorded the entry of its first iteration
     recorder = _Recorder(history, step.target.device)
+    common = step.axes, step.target, optimizer, preconditioner, step.prediction, recorder.recall
+    steps = range(start, iterations + 1)
     try:
-        for iteration in tqdm(
-            range(start, iterations + 1), initial=start, total=iterations + 1, disable=None, leave=False
-        ):
+        for iteration in tqdm(steps, initial=start, total=iterations + 1, disable=None, leave=False):
             last = iteration == iterations
             with torch.set_grad_enabled(not last):
                 step.forward()
             if iteration >= recorded:
                 due = saved and not last and iteration > start and iteration % checkpoint_every == 0
                 recorder.record(step.loss(), fetch=bool(last or due))
-                state = State(
-                    iteration,
-                    model,
-                    step.axes,
-                    step.target,
-                    optimizer,
-                    preconditioner,
-                    step.prediction,
-                    recorder.recall,
-                )
+                state = State(iteration, model, *common)
                 for callback in callbacks:
                     try:
                         for name, value in (callback(state) or {}).items():
@@ -331,15 +293,16 @@ def _checked_target(axes: Sequence[Tensor] | Tensor, target: Tensor) -> Tensor:
     return target
 
 
-def _checked_mask(mask: Tensor | None, target: Tensor) -> Tensor | None:
+def _checked_mask(mask: Data | None, target: Tensor) -> Tensor | None:
     if mask is None:
         return None
+    if isinstance(mask, np.ndarray):
+        mask = torch.as_tensor(np.array(mask), device=target.device)
     if mask.device != target.device:
         raise ValueError(f"the mask is on {mask.device}, the target on {target.device}")
-    if mask.dtype != torch.bool or tuple(mask.shape) not in (tuple(target.shape), tuple(target.shape[1:])):
-        raise ValueError(
-            f"the mask must hold booleans of the target's shape {tuple(target.shape)}, got {mask.dtype}, {tuple(mask.shape)}"
-        )
+    if mask.dtype != torch.bool or mask.shape not in (target.shape, target.shape[1:]):
+        found = f"{tuple(target.shape)}, got {mask.dtype}, {tuple(mask.shape)}"
+        raise ValueError(f"the mask must hold booleans of the target's shape {found}")
     if not mask.is_meta and not mask.any():
         raise ValueError("the mask leaves no entry to fit")
     return mask

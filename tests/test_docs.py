@@ -171,11 +171,7 @@ def test_evidence_is_where_it_is_said_to_be(id):
     if entry["cell"]:
         assert known[entry["cell"]].page == f"notebooks/{entry['notebook']}"
     if entry["function"]:
-        _, *path = entry["function"].split(".")
-        thing = importlib.import_module("seplib")
-        for part in path:
-            thing = getattr(thing, part)
-        assert callable(thing)
+        assert callable(pkgutil.resolve_name(entry["function"]))
     if entry["test"]:
         path, name = entry["test"].split("::")
         tree = ast.parse((ROOT / path).read_text())

@@ -158,14 +158,9 @@ def test_deviation_looks_only_until_the_mode_has_fallen_and_refuses_short_runs()
 
 def test_spectra():
     values = torch.tensor([[8.0, 4.0, 2.0, 1.0], [5.0, 5.0, 5.0, 5.0]], dtype=F64)
-    rotation = torch.linalg.qr(torch.randn(4, 4, dtype=F64, generator=torch.Generator().manual_seed(0)))[0]
-    K = rotation @ torch.diag_embed(values) @ rotation.T
-    dense.agree(dynamics.condition_number(K), torch.tensor([8.0, 1.0], dtype=F64))
     p = values[0] / 15
     ranks = torch.tensor([math.exp(-(p * p.log()).sum().item()), 4.0], dtype=F64)
     dense.agree(dynamics.effective_rank(values), ranks)
-    singular = torch.diag(torch.tensor([1.0, 0.0], dtype=F64))[None]
-    assert dynamics.condition_number(singular).item() == pytest.approx(1 / torch.finfo(F64).eps)
 
 
 @pytest.mark.parametrize("activation", ["sine", "cos", "tanh", "erf", "gelu"])

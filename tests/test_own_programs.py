@@ -1,8 +1,11 @@
 """The library inside a program of one's own: plain loops, own factor networks, saving, torch's own tools, NumPy data."""
 
 import copy
+import dataclasses
 import io
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,6 +15,8 @@ from torch import nn
 
 import seplib
 from seplib import CP, IGA, MLP, MSK, TT, FactorMLP, FourierFeatures, SepPGD, Tucker, activations, fit, ntk, pde
+from seplib.pde import LOSSES, PhysicsLoss
+from seplib.separable import cp_tensor
 from seplib.training import Stop, descend
 
 SIZES = [(5, 4), (4, 3, 5), (3, 2, 4, 2)]
@@ -64,9 +69,7 @@ def test_a_hook_makes_any_loss_s_gradient_the_kronecker_preconditioned_one(sizes
     factors = [f(x) for f, x in zip(model.factors, axes)]
     for matrix in factors:
         matrix.retain_grad()
-    from seplib.separable import _CPProduct
-
-    Z = model.scale * _CPProduct.apply(*factors)
+    Z = model.scale * cp_tensor(*factors)
     Z.register_hook(lambda g: SepPGD(model, axes, k=2)(g))
     measure[loss](Z).backward()
     through_model = copy.deepcopy([p.grad for p in model.parameters()])
@@ -117,6 +120,21 @@ def test_a_plain_loop_with_a_hook_is_fit_bit_for_bit(kind, make_cp):
         (0.5 * (Z - target) ** 2).sum().backward()
         optimizer.step()
     assert hook.step == 8
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters()))
+
+
+@pytest.mark.parametrize("kind", [SepPGD, MSK, IGA])
+def test_a_method_that_has_served_one_run_begins_anew_in_the_next(kind, make_cp):
+    model, axes = make_cp((6, 5))
+    other, target = copy.deepcopy(model), random(2, 6, 5)
+    extra = dict(batches=2, generator=torch.Generator().manual_seed(0)) if kind is IGA else {}
+    method = kind(model, axes, k=2, update_every=100, **extra)
+    for _ in range(2):
+        fit(model, axes, target, torch.optim.Adam(model.parameters(), 1e-2), method, iterations=4)
+    for _ in range(2):
+        extra = dict(batches=2, generator=torch.Generator().manual_seed(0)) if kind is IGA else {}
+        fresh = kind(other, axes, k=2, update_every=100, **extra)
+        fit(other, axes, target, torch.optim.Adam(other.parameters(), 1e-2), fresh, iterations=4)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters()))
 
 
@@ -363,6 +381,7 @@ SAVED = {
     "encoding": lambda g: CP([FactorMLP(3, width=4, depth=2, encoding=FourierFeatures(5, 2.0, generator=g)) for _ in "ab"]),
     "one layer": lambda g: CP([FactorMLP(3, width=4, depth=1, parametrization="ntk", generator=g) for _ in range(2)]),
     "ntk": lambda g: CP([FactorMLP(3, width=4, depth=3, parametrization="ntk", generator=g) for _ in range(2)]),
+    "ntk of width 1": lambda g: CP([FactorMLP(3, width=1, depth=2, parametrization="ntk", generator=g) for _ in "ab"]),
     "one network in two places": shared,
     "float32": lambda g: CP([FactorMLP(3, width=4, depth=2, dtype=torch.float32) for _ in range(2)]),
 } | {
@@ -471,7 +490,7 @@ def test_a_state_dict_can_be_cut_and_copied_and_is_checked_all_the_same(make_cp)
     with pytest.raises(ValueError, match=r"omega 3\.0, this one has 5.0"):
         other.load_state_dict(torch.load(buffer))
     one["_extra_state"] = one["_extra_state"][:, 3:]
-    with pytest.raises(ValueError, match="does not say whose weights it holds: its _extra_state is damaged"):
+    with pytest.raises(ValueError, match="does not say whose weights it holds: damaged _extra_state"):
         alone.load_state_dict(one)
 
 
@@ -494,8 +513,6 @@ def test_torch_saves_and_copies_a_whole_network(name, generator):
 
 def test_an_activation_of_one_s_own_is_not_taken_for_the_library_s():
     """Its name may be one of ours: it is pickled as it is, which lambdas refuse and functions allow."""
-    import dataclasses
-
     tanh = activations.get("tanh")
     assert copy.deepcopy(tanh).source == ("tanh", 1.0)
     changed = dataclasses.replace(tanh, value=torch.sin, slope=torch.cos, curvature=torch.neg, third=torch.neg)
@@ -528,11 +545,9 @@ def test_calling_a_network_is_asking_at_points_or_on_a_grid(name, generator):
 
 
 def test_the_cp_product_can_be_differentiated_twice():
-    from seplib.separable import _CPProduct
-
     factors = [random(2, n, 3).requires_grad_() for n in (3, 4, 2)]
-    assert torch.autograd.gradcheck(_CPProduct.apply, factors)
-    assert torch.autograd.gradgradcheck(_CPProduct.apply, factors)
+    assert torch.autograd.gradcheck(cp_tensor, factors)
+    assert torch.autograd.gradgradcheck(cp_tensor, factors)
 
 
 COMPILED = """
@@ -558,9 +573,6 @@ print("compiled")
 
 def test_a_network_can_be_compiled():
     """In an interpreter of its own: the run-time type checks of the tests cannot be traced."""
-    import subprocess
-    import sys
-
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", COMPILED], capture_output=True, text=True)
     assert done.stdout == "compiled\n", done.stderr[-2000:]
 
@@ -632,8 +644,6 @@ def test_other_dtypes_and_devices_are_refused_in_one_line(make_cp):
 @pytest.mark.parametrize("kind", ["CP", "MLP"])
 def test_an_optimizer_over_the_network_s_parameters_trains_an_equation(kind, generator):
     """Adam over the network's own parameters and over the flat tensor that they are views of: the same numbers."""
-    from seplib.pde import LOSSES, PhysicsLoss
-
     shape = dict(width=6, depth=3, omega=2.0, generator=generator)
     start = CP([FactorMLP(4, **shape) for _ in range(3)]) if kind == "CP" else MLP(3, **shape)
     axes = pde.HELMHOLTZ.axes(5)
@@ -658,10 +668,21 @@ def test_an_optimizer_over_the_network_s_parameters_trains_an_equation(kind, gen
         assert not torch.equal(a, before)
 
 
+def test_a_loss_that_has_served_one_run_begins_anew_in_the_next(generator):
+    """The kernels of the first run's beginning are not those of the second's."""
+    model = CP([FactorMLP(4, width=6, depth=3, omega=2.0, generator=generator) for _ in range(3)])
+    axes = pde.HELMHOLTZ.axes(5)
+    methods = {"data": SepPGD(model, axes, 2, update_every=10**9)}
+    loss = PhysicsLoss(pde.HELMHOLTZ, model, axes, pde.HELMHOLTZ.values(axes), dict(data=1.0), methods)
+    seen = []
+    for _ in range(2):
+        descend(loss, model, torch.optim.Adam([loss.parameter], 1e-2), loss, iterations=5)
+        seen.append(methods["data"].operator().dense())
+    assert not torch.allclose(*seen)
+
+
 @pytest.mark.parametrize("move", ["to", "another loss"])
 def test_a_loss_whose_network_has_moved_away_says_so(move, generator):
-    from seplib.pde import LOSSES, PhysicsLoss
-
     model = CP([FactorMLP(4, width=6, depth=3, omega=2.0, generator=generator) for _ in range(3)])
     axes = pde.HELMHOLTZ.axes(5)
     arguments = pde.HELMHOLTZ, model, axes, pde.HELMHOLTZ.values(axes), dict.fromkeys(LOSSES, 1.0)

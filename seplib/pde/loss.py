@@ -248,6 +248,11 @@ class PhysicsLoss:
             norms[name] = self.fields.gradient.norm().item()
         return norms
 
+    def begin(self) -> None:
+        """Every preconditioner begins anew (Definition 1)."""
+        for preconditioner in self.preconditioners.values():
+            preconditioner.begin()
+
     def state_dict(self) -> dict[str, Any]:
         """Tensors that a checkpoint must hold to go on exactly (Definition 1)."""
         return {name: preconditioner.state_dict() for name, preconditioner in self.preconditioners.items()}
