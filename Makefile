@@ -79,7 +79,7 @@ portable: $(READY)
 # Expect from now on what the notebooks show now: after a change of results, before a commit.
 expected: $(READY)
 	@$(MAKE) --no-print-directory figures PROFILE=smoke DEVICE=$(DEVICE) JOBS=$(JOBS)
-	@$(BIN)/python -c 'from pathlib import Path; from seplib import comparing; \
+	@$(BIN)/python -c 'from pathlib import Path; from seplib.reproduce import comparing; \
 	  comparing.distil(Path("results/smoke"), Path("tests/expected/smoke"))'
 
 lint: $(READY)

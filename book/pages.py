@@ -123,7 +123,8 @@ def _links(root: Path, place: dict[str, Any], known: dict[str, Label]) -> str:
     if place["cell"]:
         links.append(reference(place["cell"], known))
     if place["function"]:
-        links.append(f"{{py:obj}}`{place['function'].rpartition('.')[2]} <{place['function']}>`")
+        *_, owner, name = place["function"].split(".")
+        links.append(f"{{py:obj}}`{name if owner.islower() else f'{owner}.{name}'} <{place['function']}>`")
     if place["test"]:
         path, _, test = place["test"].partition("::")
         links.append(f'[test]({repository(root)}/{path} "{test}")')

@@ -45,9 +45,16 @@ def wrong(results: Path, calm: Path) -> list[str]:
         return [line for line in comparing.differences(calm, results, EXACT) if line.startswith(belongs)]
 
 
-def shown(folder: Path) -> set[str]:
-    """Every file of a results folder, hidden ones too."""
-    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+def check(torn: Path, calm: Path) -> None:
+    """When all has come to its end, the results are those of the undisturbed run, and nothing else is left."""
+    deadline = time.monotonic() + 300
+    while processes(torn) and time.monotonic() < deadline:  # whoever lost its parent ends by itself
+        time.sleep(0.5)
+    assert not processes(torn), "left running"
+    results, expected = (folder / "results" / "smoke" for folder in (torn, calm))
+    assert not (found := comparing.differences(expected, results, EXACT)), "\n".join(found)
+    files = [{str(path.relative_to(folder)) for path in folder.rglob("*")} for folder in (results, expected)]
+    assert files[0] == files[1]
 
 
 def attacked(folder: Path, notebooks: tuple[str, ...], kills: int, seed: int) -> None:
@@ -66,7 +73,7 @@ def attacked(folder: Path, notebooks: tuple[str, ...], kills: int, seed: int) ->
             try:
                 assert run.wait(moment) == 0, (torn / "log").read_text()[-3000:]
                 print("done before the next kill: from the start")
-                assert not comparing.differences(expected, results, EXACT)
+                check(torn, calm)
                 shutil.rmtree(results)
             except subprocess.TimeoutExpired:
                 count += 1
@@ -75,12 +82,7 @@ def attacked(folder: Path, notebooks: tuple[str, ...], kills: int, seed: int) ->
                 assert not results.exists() or not (found := wrong(results, expected)), found
         run = make(torn, "figures", stdout=log)
         assert run.wait(1200) == 0, (torn / "log").read_text()[-3000:]
-    deadline = time.monotonic() + 120
-    while processes(torn) and time.monotonic() < deadline:  # whoever lost its parent comes to its end
-        time.sleep(0.5)
-    assert not processes(torn), "left running"
-    assert not (found := comparing.differences(expected, results, EXACT)), "\n".join(found)
-    assert shown(results) == shown(expected)
+    check(torn, calm)
 
 
 @pytest.mark.slow

@@ -15,7 +15,6 @@ from measuring import best, judge, peak_tensor_memory
 
 from seplib import targets
 from seplib.reproduce import profiles
-from seplib.studies.images import fitting
 from seplib.studies.surface import surfaces
 from seplib.targets.meshes import Mesh, place, voxelise
 
@@ -38,8 +37,8 @@ def voxeliser():
 
 
 def steps():
-    values = targets.surface("column", RUN.sizes).values
-    pace = fitting.step_seconds(values, RUN, 0, torch.device("cpu"), rounds=1, train=surfaces._paced)
+    solid = targets.surface("column", RUN.sizes)
+    pace = surfaces.paces(solid, replace(profiles.get("paper").surface, run=RUN), 0, torch.device("cpu"))
     what = ", ".join(f"{method} {seconds:.3f} s" for method, seconds in pace.items())
     return f"training step at {RUN.sizes}, SepPGD / SepNN; {what}", pace["SepPGD"] / pace["SepNN"]
 

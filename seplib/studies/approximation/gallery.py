@@ -90,10 +90,10 @@ def survey(
         eps: accuracies for all of them.
         eps_analytic: further accuracies for the analytic ones.
         seed: of the random points.
-        device: see :func:`seplib.approximation.approximate`.
+        device: see :func:`seplib.approximation.construct.approximate`.
 
     Returns:
-        (name, :class:`seplib.approximation.Certificate`) pairs.
+        (name, :class:`seplib.approximation.construct.Certificate`) pairs.
     """
     found = []
     for name, form in itertools.product(names, FORMS):

@@ -8,7 +8,7 @@ class ImageSettings:
     """Image representation with a CP network on a full grid (Sec. A.12, Figs. 3 and 7-9).
 
     Attributes:
-        images: names for :func:`seplib.targets.image`.
+        images: names for :func:`seplib.targets.images.image`.
         size: side length in pixels.
         seeds: number of seeds for each image, counted from the notebook's ``seed``.
         rank, width, depth: R, W and the number of linear layers L.

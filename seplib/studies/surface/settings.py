@@ -37,7 +37,7 @@ class SurfaceStudySettings:
     """The surface experiment with the search for what Sec. A.12 leaves open (Fig. 3).
 
     Attributes:
-        surface: name for :func:`seplib.targets.surface`.
+        surface: name for :func:`seplib.targets.solids.surface`.
         run: the run that the claim is about.
         search_sizes: of the smaller grid on which plain SepNN is searched, everything else as in ``run``.
         omegas, scales: what is tried, all pairs.
