@@ -5,7 +5,7 @@ import os
 import sys
 import time
 
-from seplib import profiles, runner
+from seplib.reproduce import profiles, runner
 
 PROFILE, DEVICE, JOBS = str(config["profile"]), str(config["device"]), config["jobs"]
 NAMES = runner.notebook_names(Path("."))
