@@ -214,7 +214,7 @@ SCHEDULERS = {
 def trained(make_cp, tmp_path):
     start, axes = make_cp((6, 5))
 
-    def run(name="step", iterations=12, cut=None, patience=None, path=tmp_path / "run", **settings):
+    def run(name="step", iterations=12, cut=None, patience=None, path=tmp_path / "run", every=3, **settings):
         def callback(state):
             if state.iteration == cut:
                 raise KeyboardInterrupt
@@ -228,7 +228,7 @@ def trained(make_cp, tmp_path):
         scheduler = SCHEDULERS[name](optimizer) if name else None
         history = fit(
             model, axes, random(2, 6, 5), optimizer, SepPGD(model, axes, k=2, update_every=4), iterations, [callback],
-            path, 3, scheduler=scheduler, **settings,
+            path, every, scheduler=scheduler, **settings,
         )  # fmt: skip
         return history.loss, history.metrics, [p.detach() for p in model.parameters()]
 
@@ -255,8 +255,8 @@ def test_an_early_stop_is_the_same_after_an_interruption(trained, tmp_path):
     assert len(whole[1]["rate"]) == stopped  # the callback that stops has nothing to report
     with pytest.raises(KeyboardInterrupt):
         trained("", iterations=400, patience=6, cut=stopped - 1)
-    for _ in range(2):  # a run that has stopped stops again
-        resumed = trained("", iterations=400, patience=6)
+    for every in (3, 3, stopped, stopped):  # a run that has stopped stops again, though a checkpoint be due just then
+        resumed = trained("", iterations=400, patience=6, every=every)
         assert resumed[:2] == whole[:2] and all(torch.equal(a, b) for a, b in zip(resumed[2], whole[2]))
 
 
@@ -319,6 +319,18 @@ def test_the_kernel_of_a_factor_network_of_one_s_own(generator):
     agree(ntk.pseudo(factor, x), torch.stack(rows))
     factor.requires_grad_(False)
     assert torch.equal(ntk.pseudo(factor, x), torch.zeros(2, 6, 6))
+
+
+class Doubled(FactorMLP):
+    """Inherits layers that no longer tell what it computes."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def test_the_kernel_of_a_subclass_is_that_of_what_it_computes(generator):
+    factor, x = Doubled(3, width=4, depth=2, omega=2.0, generator=generator), torch.rand(5, generator=generator)
+    agree(ntk.pseudo(factor, x), pseudo_ntk(factor, x))
 
 
 @pytest.mark.parametrize("sizes", SIZES[:2])

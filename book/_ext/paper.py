@@ -8,6 +8,7 @@ a docstring becomes a link to the page that says where that is in the book. Numb
 import itertools
 import re
 import string
+import types
 from collections import defaultdict
 
 import bs4
@@ -165,15 +166,17 @@ def link_anchors(app, what, name, obj, options, lines):
 
 
 def resolve_reexport(app, env, node, contnode):
-    """Resolve ``seplib.SepPGD`` to ``seplib.preconditioning.SepPGD``, where it is documented."""
+    """Resolve ``seplib.SepPGD`` to ``seplib.preconditioning.SepPGD``, where it is documented, and so on in the rooms."""
     target = node.get("reftarget", "")
     if node.get("refdomain") != "py" or not target.startswith("seplib."):
         return None
-    first, *rest = target.split(".")[1:]
-    home = getattr(getattr(seplib, first, None), "__module__", None)
-    if home is None or home == "seplib":
+    thing, (first, *rest) = seplib, target.split(".")[1:]
+    while isinstance(thing := getattr(thing, first, None), types.ModuleType) and rest:
+        first, *rest = rest
+    home = getattr(thing, "__module__", None)
+    full = ".".join([home or "", first, *rest])
+    if home is None or full == target:
         return None
-    full = ".".join([home, first, *rest])
     domain = env.get_domain("py")
     return domain.resolve_xref(env, node["refdoc"], app.builder, node["reftype"], full, node, contnode)
 
