@@ -12,7 +12,7 @@ import pytest
 from checkouts import ROOT, bare, copied, ended, make, needs_ready_venv
 from PIL import Image
 
-from seplib import comparing
+from seplib.reproduce import comparing
 
 RULES = comparing.Rules.read(ROOT / "tests" / "expected" / "smoke.toml")
 BOOK = ("notebooks", "book", "results/paper", "_config.yml", "CHANGELOG.md", "tests/expected")
