@@ -102,7 +102,8 @@ class IGA(Method):
 
     def begin(self) -> None:
         """Count from 0 again: the next step of each batch computes its S anew (Table 1)."""
-        self.step, self.made = 0, [None] * len(self.batches)
+        super().begin()
+        self.made = [None] * len(self.batches)
 
     def kernels(self) -> Iterable[Tensor]:
         """The kernels of all batches, one by one (Sec. 4)."""

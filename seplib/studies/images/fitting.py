@@ -155,28 +155,9 @@ def _load(found: dict[str, Any]) -> ImageRun:
 
 @stored("image", tolerance=0.02, dump=_dump, load=_load)
 def _fit_image(
-    *,
-    target: Tensor,
-    network: dict,
-    descent: dict,
-    seed: int,
-    device: torch.device,
-    modulation: dict | None = None,
-    mask: Tensor | None = None,
-    reference: Tensor | None = None,
-    checkpoint: Path | None = None,
+    *, target: Tensor, device: torch.device, mask: Tensor | None = None, checkpoint: Path | None = None, **run: Any
 ) -> ImageRun:
-    history, output = train_image(
-        target,
-        network,
-        descent,
-        modulation,
-        seed=seed,
-        device=device,
-        mask=mask,
-        reference=reference,
-        checkpoint=checkpoint,
-    )
+    history, output = train_image(target, device=device, mask=mask, checkpoint=checkpoint, **run)
     return ImageRun(history, psnr_course(history, target, mask), output.cpu().numpy())
 
 
@@ -194,19 +175,8 @@ def image_course(
 
 
 @stored("image history", tolerance=0.02, dump=dataclasses.asdict, load=lambda found: History(**found))
-def _image_history(
-    *,
-    target: Tensor,
-    network: dict,
-    descent: dict,
-    seed: int,
-    device: torch.device,
-    modulation: dict | None = None,
-    reference: Tensor | None = None,
-    checkpoint: Path | None = None,
-) -> History:
-    run = dict(seed=seed, device=device, reference=reference, checkpoint=checkpoint)
-    return train_image(target, network, descent, modulation, **run)[0]
+def _image_history(*, target: Tensor, device: torch.device, checkpoint: Path | None = None, **run: Any) -> History:
+    return train_image(target, device=device, checkpoint=checkpoint, **run)[0]
 
 
 def psnr_course(history: History, target: Tensor, mask: Tensor | None = None) -> np.ndarray:
